@@ -69,7 +69,7 @@ def test_the_demo_succeeds(demo: Run) -> None:
     assert demo.exit_code == 0, demo.text
 
 
-def test_the_demo_says_that_its_model_is_a_script(demo: Run) -> None:
+def test_the_demo_states_that_its_model_is_a_script(demo: Run) -> None:
     introduction = demo.text.split("Loading", 1)[0]
     assert "scripted model" in introduction
     assert "GREENROOM_DEMO_MODEL" in introduction
@@ -83,7 +83,7 @@ def test_each_agent_names_the_five_countries_that_the_data_names(demo: Run, agen
     assert re.findall(r"^ *\d\. (.+): \+([\d.]+) years", answer, re.MULTILINE) == five_largest_gains()
 
 
-def test_the_script_holds_no_answers() -> None:
+def test_the_script_contains_no_answers() -> None:
     script = (EXAMPLES / "models" / "script.py").read_text(encoding="utf-8")
     for country, gain in five_largest_gains():
         assert country not in script
@@ -97,7 +97,7 @@ def test_each_agent_reads_an_error_and_corrects_its_code(demo: Run, agent: str) 
 
 
 @pytest.mark.parametrize("agent", AGENTS)
-def test_each_agent_leaves_a_chart_with_something_on_it(demo: Run, agent: str) -> None:
+def test_each_agent_produces_a_chart_that_is_not_empty(demo: Run, agent: str) -> None:
     chart = demo.charts / f"{agent.lower().replace(' ', '-')}-trend.png"
     assert f"Chart: {chart}" in demo.of(agent)
     with Image.open(chart) as picture:
@@ -147,7 +147,7 @@ def test_agents_that_fail_fail_the_demo(broken_demo: Run) -> None:
 
 
 @pytest.mark.parametrize("agent", BROKEN_AGENTS)
-def test_an_agent_that_fails_says_why(broken_demo: Run, agent: str) -> None:
+def test_a_failed_agent_states_the_reason(broken_demo: Run, agent: str) -> None:
     _, message = BROKEN_AGENTS[agent]
     assert f"The {agent} agent failed." in broken_demo.of(agent)
     assert message in broken_demo.of(agent)
@@ -187,10 +187,10 @@ def test_a_model_is_a_provider_and_its_name(setting: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("environment", [{}, {"GREENROOM_DEMO_MODEL": ""}])
-def test_without_a_setting_there_is_no_model(setting: ModuleType, environment: dict[str, str]) -> None:
+def test_without_a_setting_no_model_is_used(setting: ModuleType, environment: dict[str, str]) -> None:
     assert setting.configured_model(environment) is None
 
 
-def test_a_missing_integration_says_what_to_install(setting: ModuleType) -> None:
+def test_a_missing_integration_names_the_package_to_install(setting: ModuleType) -> None:
     with pytest.raises(setting.ModelUnavailableError, match="pip install 'llama-index-llms-nowhere'"):
         setting.load("llama_index.llms.nowhere", "Nowhere", install="llama-index-llms-nowhere")

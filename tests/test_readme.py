@@ -16,7 +16,7 @@ from greenroom.testing import engine_pool
 ROOT = Path(__file__).parent.parent
 
 
-def test_the_first_example_prints_what_stands_below_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_example_prints_the_output_shown_below_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine_pool("bubblewrap:", ready_session_instances=0).close()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GREENROOM_POOL", "bubblewrap:")

@@ -84,16 +84,16 @@ def test_a_test_that_fails_again_fails(repository: Path, judge: Judge) -> None:
     assert "all of them passed" not in output
 
 
-def test_more_than_five_fail(repository: Path, judge: Judge) -> None:
+def test_more_than_five_failures_fail(repository: Path, judge: Judge) -> None:
     returned, output = judge(".", failed(repository, ".", tests=6))
     assert (returned, "6 tests failed" in output) == (1, True)
 
 
-def test_what_is_no_failure_of_a_test_fails(judge: Judge) -> None:
+def test_an_exit_code_without_test_failures_fails(judge: Judge) -> None:
     assert judge(".", 2) == (2, "")
 
 
-def test_it_waits_for_the_tests_beside_it(repository: Path) -> None:
+def test_it_waits_for_a_test_run_in_progress(repository: Path) -> None:
     code = failed(repository, ".")
     with (repository / ".venv" / ".ready").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)

@@ -265,7 +265,7 @@ def _require_image(image: str) -> None:
     except OSError:
         raise LeftOut("Docker is not installed") from None
     except subprocess.SubprocessError as error:
-        raise LeftOut(f"Docker does not answer: {error}") from None
+        raise LeftOut(f"Docker does not respond: {error}") from None
     packages = ("jupyter-kernel-gateway", KERNEL) if image == GATEWAY_IMAGE else ()
     if found.returncode or not all(package in found.stdout for package in packages):
         options = "".join(f" --with {package}" for package in packages)

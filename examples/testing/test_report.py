@@ -22,7 +22,7 @@ def test_the_result_is_returned(
     assert totals(greenroom_scripted_pool, CSV) == "{'north': 4}"
 
 
-def test_an_error_of_the_code_is_told(
+def test_an_error_of_the_code_is_reported(
     greenroom_script: ScriptedBackend, greenroom_scripted_pool: greenroom.SessionPool
 ) -> None:
     error = greenroom.ExecutionError("KeyError", "'region'")
@@ -31,7 +31,7 @@ def test_an_error_of_the_code_is_told(
         totals(greenroom_scripted_pool, CSV)
 
 
-def test_the_code_is_right(greenroom_pool: greenroom.SessionPool) -> None:
+def test_the_code_returns_the_right_totals(greenroom_pool: greenroom.SessionPool) -> None:
     assert totals(greenroom_pool, CSV) == "{'north': 4, 'south': 2}"
 
 

@@ -58,16 +58,16 @@ def test_code_that_computes_needs_none() -> None:
         "-" * 100_000 + "1",
     ],
 )
-def test_everything_else_does(code: str) -> None:
+def test_everything_else_needs_approval(code: str) -> None:
     assert needs(code)
 
 
 @given(st.text(max_size=200))
-def test_any_text_has_an_answer(code: str) -> None:
+def test_any_text_gets_a_decision(code: str) -> None:
     assert needs(code) in {True, False}
 
 
 @given(st.sampled_from(["send_mail", "eval", "globals", "__import__"]), st.text("abcx_ =+()[]'\n", max_size=30))
-def test_no_code_around_it_hides_a_name(name: str, around: str) -> None:
+def test_surrounding_code_hides_no_name(name: str, around: str) -> None:
     assert needs(f"{COMPUTES}\n{name}\n")
     assert needs(f"x = [{name}]\n{around}")

@@ -107,7 +107,7 @@ await asyncio.gather(*map(call, [*range(1, 51), "many"]))
 
 
 @both
-async def test_a_call_that_waits_no_longer_is_not_waited_for(session: Session, person: Person, awaited: bool) -> None:
+async def test_a_call_that_is_no_longer_waiting_is_not_awaited(session: Session, person: Person, awaited: bool) -> None:
     execution = uuid4().hex
     attending = attendance(session, person, execution, awaited=awaited)
     attending.begin("decide(n=1)", timeout=None, limits=None)
@@ -119,7 +119,7 @@ async def test_a_call_that_waits_no_longer_is_not_waited_for(session: Session, p
 
 
 @both
-async def test_code_behind_it_is_refused_in_its_turn_and_ends_it_in_a_later_one(
+async def test_code_queued_behind_a_waiting_call_is_refused_and_ends_it_in_a_later_turn(
     session: Session, person: Person, awaited: bool
 ) -> None:
     first = attendance(session, person, uuid4().hex, awaited=awaited)
@@ -167,7 +167,7 @@ async def test_cancelling_ends_the_code(session: Session) -> None:
     assert (await session.aexecute("kept")).result == "7"
 
 
-async def test_an_exception_of_whoever_reads_the_output_ends_the_code(session: Session, person: Person) -> None:
+async def test_an_exception_of_the_reader_of_the_output_ends_the_code(session: Session, person: Person) -> None:
     def fail(_: Any) -> None:
         raise RuntimeError("It broke.")
 
@@ -180,7 +180,7 @@ async def test_an_exception_of_whoever_reads_the_output_ends_the_code(session: S
 
 
 @both
-async def test_a_call_that_comes_when_everybody_has_left_is_made_by_the_next(
+async def test_a_call_that_arrives_without_an_attendant_is_made_by_the_next_one(
     session: Session, person: Person, awaited: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The next attendance can begin before the pool knows that the one before has deferred the call."""

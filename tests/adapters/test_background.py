@@ -77,7 +77,7 @@ def test_executions_that_have_not_ended_are_bounded(call: Callable[..., ToolAnsw
     started(call, "1")
 
 
-def test_a_reset_session_begins_afresh(call: Callable[..., ToolAnswer[Any]]) -> None:
+def test_a_reset_session_starts_afresh(call: Callable[..., ToolAnswer[Any]]) -> None:
     number = started(call, "x = 1")
     assert call("run_python", code="x").text == "result:\n1"
     assert not call("reset_session").failed

@@ -50,7 +50,7 @@ def test_a_complete_fenced_block_is_taken_off(fenced: str) -> None:
         "```python\nx = 1\n```\nThat was it.",
     ],
 )
-def test_anything_else_stays_as_it_is(code: str) -> None:
+def test_anything_else_is_unchanged(code: str) -> None:
     assert strip_fence(code) == code
 
 
@@ -88,7 +88,7 @@ def test_the_code_keeps_its_lines_and_its_indentation() -> None:
     assert strip_fence("```python\n\n    if x:\n        y\n\n\n```") == "\n    if x:\n        y\n\n"
 
 
-def test_fences_inside_of_the_code_are_the_codes_own() -> None:
+def test_fences_inside_the_code_are_kept() -> None:
     code = 'readme = """\n```bash\npip install it\n```\n"""'
     assert strip_fence(f"```python\n{code}\n```") == code
 
@@ -99,7 +99,7 @@ def test_an_empty_block_holds_nothing(nothing: str) -> None:
 
 
 @given(st.text())
-def test_whatever_is_fenced_comes_back(code: str) -> None:
+def test_any_fenced_code_is_extracted(code: str) -> None:
     assert strip_fence(f"```python\n{code}\n```") == code.removesuffix("\r")
 
 
@@ -129,7 +129,7 @@ PIECES = [
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=14))
-def test_a_fence_is_what_it_was_before_it_was_found_in_linear_time(pieces: list[str]) -> None:
+def test_the_linear_search_finds_the_same_fences(pieces: list[str]) -> None:
     code = "".join(pieces)
     fenced = SLOW.fullmatch(code)
     assert strip_fence(code) == ((fenced["code"] or "") if fenced else code)

@@ -30,7 +30,7 @@ def functions(file: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("feature", COMPARISON)
-def test_each_claim_of_ours_names_tests_that_exist(feature: str) -> None:
+def test_each_greenroom_claim_names_existing_tests(feature: str) -> None:
     ours = COMPARISON[feature][0]
     assert ours, "a feature that Greenroom says nothing about"
     named = re.findall(r"`([^`]+)::(test_\w+)`", TESTS[feature][0])

@@ -51,7 +51,7 @@ def test_two_conversations_never_share_an_identifier(scope: str, name: str, othe
 
 
 @pytest.mark.parametrize(("name", "other"), [("Ann", "ann"), ("THREAD-1", "Thread-1")])
-def test_names_that_differ_in_case_alone_differ_in_more(name: str, other: str) -> None:
+def test_names_that_differ_only_in_case_become_different_names(name: str, other: str) -> None:
     assert conversation_identifier("langchain", name).lower() != conversation_identifier("langchain", other).lower()
 
 
@@ -61,6 +61,6 @@ def test_an_empty_name_is_refused_because_it_could_be_anybodys() -> None:
 
 
 @pytest.mark.parametrize("scope", ["", "lc", "Lang", "lang.chain", "lang~chain", "x" * 33, "1ang"])
-def test_a_scope_that_could_be_taken_for_another_is_refused(scope: str) -> None:
+def test_an_ambiguous_scope_is_refused(scope: str) -> None:
     with pytest.raises(InvalidRequest, match="scope"):
         conversation_identifier(scope, "thread-1")

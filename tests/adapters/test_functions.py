@@ -60,7 +60,7 @@ def test_a_search_finds_functions_by_their_words() -> None:
     assert search({"query": "zebra"}) == []
 
 
-def test_a_function_with_the_name_of_the_search_is_refused_where_it_is_needed() -> None:
+def test_a_function_named_like_the_search_is_refused_where_the_search_is_needed() -> None:
     own = Tool(SEARCH, "Mine.", {}, lambda _: 1)
     assert SEARCH in read_functions([own]).text
     with pytest.raises(InvalidRequest, match="must not have the name 'search_functions'"):

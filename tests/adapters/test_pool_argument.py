@@ -31,7 +31,7 @@ def test_a_pool_can_be_given_by_position_or_by_name(make: Callable[..., Any]) ->
         make(pool=pool)
 
 
-def test_what_is_not_a_pool_is_refused_at_once(make: Callable[..., Any]) -> None:
+def test_an_argument_that_is_not_a_pool_is_refused_immediately(make: Callable[..., Any]) -> None:
     with pytest.raises((InvalidRequest, ValueError), match=r"greenroom\.connect|SessionPool"):
         make(pool="docker:")
 

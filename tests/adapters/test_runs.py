@@ -82,7 +82,7 @@ def test_the_default_pool_must_run_python(monkeypatch: pytest.MonkeyPatch) -> No
         close_default_pool()
 
 
-def test_a_fork_opens_a_default_pool_of_its_own(opened: list[SessionPool]) -> None:
+def test_a_forked_process_opens_its_own_default_pool(opened: list[SessionPool]) -> None:
     default_pool()
     assert os.WEXITSTATUS(os.waitpid(_forked(opened), 0)[1]) == 2
 
@@ -97,7 +97,7 @@ def _forked(opened: list[SessionPool]) -> int:
     return pid
 
 
-def test_a_run_has_a_session_of_its_own_until_it_ends(pool: SessionPool) -> None:
+def test_a_run_has_its_own_session_until_it_ends(pool: SessionPool) -> None:
     tools, ann, bob = toolset(pool), Run(), Run()
     text(tools, "x = 1", ann)
     assert text(toolset(pool), "x", ann) == "result:\n1"

@@ -175,7 +175,7 @@ KeyError: 'year'""",
         (
             "stdout:\nWARNING: Retrying after … [Errno -3] Temporary failure in name resolution\n"
             "ERROR: No matching distribution found for polars\n\n"
-            "hint:\nThe package 'polars' cannot be installed here. Use the packages that are there. "
+            "hint:\nThe package 'polars' cannot be installed here. Use the installed packages. "
             "This sandbox probably has no network access. Work with the files in /mnt/data."
         ),
     ),
@@ -215,7 +215,7 @@ KeyError: 'year'""",
     ),
     "text that is none": (
         ran(outputs=(Output({"text/plain": [["x"] * 9]}), Output({"text/plain": 5}))),
-        "The code ran; what it showed has no text.",
+        "The code ran; its output has no text form.",
     ),
     "empty text": (ran(result="''"), "result:\n''"),
     "output that looks like a part of the text": (
@@ -367,7 +367,7 @@ HINTS: list[tuple[Execution, str]] = [
     (failed("ModuleNotFoundError", "No module named 'polars'"), "The package 'polars' is not installed here."),
     (
         failed("ModuleNotFoundError", "No module named 'polars'", packages_from="option"),
-        'The application can add packages: packages="requirements.txt", where the pool is opened.',
+        'The application can add packages: packages="requirements.txt" when opening the pool.',
     ),
     (
         failed("ModuleNotFoundError", "No module named 'polars'", packages_from="image"),
@@ -379,7 +379,7 @@ HINTS: list[tuple[Execution, str]] = [
     ),
     (
         failed("Error", "Cannot find module 'lodash'\nRequire stack:\n- /mnt/data/cell.js", packages_from="option"),
-        'The application can add packages: packages="package-lock.json", where the pool is opened.',
+        'The application can add packages: packages="package-lock.json" when opening the pool.',
     ),
     (
         failed("Error", "Command failed: npm install lodash\nnpm error code", packages_from="image"),
@@ -432,7 +432,7 @@ HINTS: list[tuple[Execution, str]] = [
     (failed("UnicodeDecodeError", "'utf-8' codec can't decode byte 0x8b in position 1: invalid start byte"), "'gzip'"),
     (
         failed("_ArrayMemoryError", "Unable to allocate 8 GiB", "Cell 1, line 1"),
-        "Work on a part of the data at a time.",
+        "Process the data in parts.",
     ),
     (failed("MemoryError", "The code exceeded the session's memory limit and was killed."), ""),
     (
@@ -463,12 +463,12 @@ def test_a_hint_is_about_the_error_that_ended_the_execution(execution: Execution
 
 
 @pytest.mark.parametrize("name", SNAPSHOTS)
-def test_the_text_is_this(name: str) -> None:
+def test_the_text_matches_the_snapshot(name: str) -> None:
     execution, text = SNAPSHOTS[name]
     assert execution.text_for_model() == text
 
 
-def test_of_a_long_part_the_middle_is_left_out() -> None:
+def test_the_middle_of_a_long_part_is_left_out() -> None:
     text = ran(stdout="<" + "x" * 998 + ">", result="42").text_for_model(300)
     assert 290 < len(text) <= 300
     assert text.startswith("stdout:\n<xxx")
@@ -477,7 +477,7 @@ def test_of_a_long_part_the_middle_is_left_out() -> None:
     assert f"\n… [{left_out} characters left out] …\n" in text
 
 
-def test_what_a_short_part_does_not_need_goes_to_the_long_ones() -> None:
+def test_unused_space_of_a_short_part_goes_to_the_long_ones() -> None:
     text = ran(stdout="o" * 5_000, stderr="e" * 5_000, result="short").text_for_model(2_000)
     assert "result:\nshort" in text
     assert abs(text.count("o") - text.count("e")) < 30
@@ -622,7 +622,7 @@ HOSTILE_OUTPUTS: dict[str, tuple[Output, ...]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", HOSTILE_OUTPUTS)
-def test_no_outputs_take_long_to_describe_or_raise(name: str) -> None:
+def test_describing_any_outputs_is_quick_and_does_not_raise(name: str) -> None:
     outputs = HOSTILE_OUTPUTS[name]
     execution = ran(outputs=outputs)
     began = time.process_time()

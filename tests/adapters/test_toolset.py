@@ -130,7 +130,7 @@ async def test_other_errors_are_raised(pool: SessionPool, backend: ScriptedBacke
         await toolset(pool).acall("ann", "run_python", code="1")
 
 
-async def test_on_output_may_be_a_plain_function_or_asynchronous(pool: SessionPool) -> None:
+async def test_on_output_can_be_a_plain_or_an_asynchronous_function(pool: SessionPool) -> None:
     pieces: list[StreamText | Output] = []
 
     async def collect(output: StreamText | Output) -> None:
@@ -150,7 +150,7 @@ def test_twins_have_equal_signatures(name: str) -> None:
     assert inspect.signature(getattr(adapters, name)) == inspect.signature(getattr(adapters, f"a{name}"))
 
 
-def test_there_are_twins() -> None:
+def test_each_method_has_an_asynchronous_twin() -> None:
     code = {"run_code", "start_code", "look_at_code", "stop_code"}
     files = {"list_files", "read_file", "download_file", "upload_file"}
     assert set(TWINS) == code | files | {"reset_session", "default_pool", "end_run"}
@@ -158,7 +158,7 @@ def test_there_are_twins() -> None:
 
 
 @pytest.mark.parametrize("option", ["pool", "session"])
-def test_what_is_no_pool_is_refused_at_once(option: str) -> None:
+def test_an_option_that_is_not_a_pool_is_refused_immediately(option: str) -> None:
     wrong: Any = {option: "docker:"}
     with pytest.raises(InvalidRequest, match=rf"The {option} must be a Session.* of greenroom\.connect.*not 'docker:'"):
         Toolset("scope", "advice", **wrong)

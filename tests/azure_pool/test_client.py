@@ -68,7 +68,7 @@ UNREACHABLE = Unreachable("no route to host")
         (f"{ENDPOINT}?memory=1Gi", "Unknown option 'memory'"),
     ],
 )
-def test_an_endpoint_that_cannot_be_right_is_refused(url: str, reason: str) -> None:
+def test_an_invalid_endpoint_is_refused(url: str, reason: str) -> None:
     with pytest.raises(InvalidRequest, match=reason):
         greenroom.connect(url, api_key=TOKEN)
 
@@ -139,7 +139,7 @@ def test_a_name_that_is_not_utf_8_is_refused(path: str) -> None:
     assert azure.requests == []
 
 
-def test_the_time_for_an_answer_is_that_of_the_execution_and_a_margin() -> None:
+def test_the_read_timeout_is_that_of_the_execution_and_a_margin() -> None:
     azure = Azure(executed())
     with pool_of(azure) as pool:
         pool.session().execute("1", timeout=100)
@@ -172,7 +172,7 @@ def test_the_legacy_contract_is_one_option_away() -> None:
     ],
     ids=["connect error", "connect timeout", "429 at once", "429", "full with 500", "503", "503 at once"],
 )
-def test_a_call_that_was_not_dispatched_is_made_again(first: Any) -> None:
+def test_a_call_that_was_not_dispatched_is_retried(first: Any) -> None:
     azure = Azure(first, executed(result="2"))
     with pool_of(azure) as pool:
         assert pool.session("abcd").execute("1 + 1").result == "2"
@@ -214,7 +214,7 @@ def test_an_unreachable_endpoint_has_run_nothing() -> None:
     assert len(azure.requests) == 3
 
 
-def test_a_read_that_broke_is_made_again() -> None:
+def test_an_interrupted_read_is_retried() -> None:
     azure = Azure(LOST, answered({"value": []}))
     with pool_of(azure) as pool:
         assert pool.session("abcd").files() == []
@@ -330,7 +330,7 @@ def test_an_unreadable_response_is_an_error_of_the_service(answer: Answer) -> No
 
 
 @pytest.mark.parametrize("status", [200, 500])
-def test_an_answer_that_trickles_is_given_up(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trickling_response_is_abandoned(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("greenroom.azure.client.MARGIN", 0.5)
 
     async def trickle() -> AsyncIterator[bytes]:
@@ -342,7 +342,7 @@ def test_an_answer_that_trickles_is_given_up(status: int, monkeypatch: pytest.Mo
         pool.session("abcd").submit("1", timeout=0.5).result(60)
 
 
-def test_an_answer_without_end_is_given_up() -> None:
+def test_an_endless_response_is_abandoned() -> None:
     azure = Azure(Answer(200, b" " * (65 << 20)))
     with pool_of(azure) as pool, pytest.raises(ServiceFailed, match="at most 67108864 bytes"):
         pool.session("abcd").execute("1")
@@ -370,7 +370,7 @@ def test_the_events_of_a_stream_come_at_the_end() -> None:
     assert output == execution.outputs[0]
 
 
-def test_a_long_execution_is_asynchronous_and_asked_for() -> None:
+def test_a_long_execution_is_asynchronous_and_polled() -> None:
     azure = Azure(running(), running(), executed(result="7"))
     with pool_of(azure) as pool:
         assert pool.session("abcd").execute("…", timeout=300).result == "7"
@@ -386,7 +386,7 @@ def test_a_submitted_execution_has_no_limit() -> None:
     assert "timeoutInSeconds" not in azure.bodies[0]
 
 
-def test_a_synchronous_execution_that_is_not_done_is_asked_for() -> None:
+def test_an_unfinished_synchronous_execution_is_polled() -> None:
     """2024-10-02-preview answers with 202."""
     azure = Azure(running(202), executed(result="7"))
     with pool_of(azure) as pool:
@@ -402,7 +402,7 @@ def test_an_execution_whose_session_was_deleted_is_lost() -> None:
 @pytest.mark.parametrize(
     "answer", [UNREACHABLE, LOST, full("1000"), refused(500)], ids=["no way", "lost", "429", "500"]
 )
-def test_an_execution_that_cannot_be_asked_for_may_have_run(answer: Any) -> None:
+def test_an_execution_that_cannot_be_polled_may_have_run(answer: Any) -> None:
     azure = Azure(running(), answer)
     with (
         pool_of(azure) as pool,
@@ -414,7 +414,7 @@ def test_an_execution_that_cannot_be_asked_for_may_have_run(answer: Any) -> None
         assert caught.value.azure is not None
 
 
-def test_an_execution_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_execution_that_never_ends_is_abandoned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("greenroom.azure.client.MARGIN", 0.5)
     with pool_of(Azure(running(202))) as pool, pytest.raises(ServiceFailed, match="e1 did not end"):
         pool.session("abcd").execute("…", timeout=0.5)
@@ -488,7 +488,7 @@ def entry(name: str, kind: str = "file") -> dict[str, Any]:
     return {"name": name, "type": kind, "sizeInBytes": 1, "lastModifiedAt": "2024-11-11T09:05:02Z"}
 
 
-def test_versions_without_recursive_lists_are_asked_for_each_directory() -> None:
+def test_versions_without_recursive_lists_list_each_directory() -> None:
     tree = {"": [entry("a.txt"), entry("sub", "directory")], "sub": [entry("b.txt")]}
     azure = Azure(lambda request: answered({"value": tree[request.params.get("path", "")]}))
     with pool_of(azure, api_version="2025-02-02-preview") as pool:
@@ -496,7 +496,7 @@ def test_versions_without_recursive_lists_are_asked_for_each_directory() -> None
     assert [file.path for file in files] == ["/mnt/data/a.txt", "/mnt/data/sub", "/mnt/data/sub/b.txt"]
 
 
-def test_a_server_that_has_the_same_directories_everywhere_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_endlessly_nested_directories_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("greenroom.azure.client._MAX_DIRECTORIES", 20)
     same = {"value": [entry("a", "directory"), entry("b", "directory")]}
     azure = Azure(answered(same))
@@ -538,7 +538,7 @@ def test_an_invalid_next_link_is_an_error_of_the_service(link: str) -> None:
     assert len(azure.requests) == 1
 
 
-def test_a_list_without_end_ends() -> None:
+def test_an_endless_list_is_cut_off() -> None:
     azure = Azure(answered({"value": [], "nextLink": "?skip=1"}))
     with pool_of(azure) as pool, pytest.raises(ServiceFailed, match="must point to a new page"):
         pool.session("abcd").files()
@@ -569,7 +569,7 @@ def test_deleting_a_session_is_idempotent(answer: Answer) -> None:
     assert azure.calls == ["DELETE session"]
 
 
-def test_a_session_that_cannot_be_deleted_hides_no_earlier_error() -> None:
+def test_a_failed_deletion_of_a_session_hides_no_earlier_error() -> None:
     azure = Azure(refused(500, "First", "the first"), refused(500, "Second", "the second"))
     with pool_of(azure) as pool:
         with pytest.raises(ServiceFailed, match="the first"), pool.session("abcd") as session:
@@ -578,7 +578,7 @@ def test_a_session_that_cannot_be_deleted_hides_no_earlier_error() -> None:
             pass
 
 
-def test_closing_deletes_the_sessions_that_only_it_knows() -> None:
+def test_closing_deletes_the_sessions_with_generated_identifiers() -> None:
     azure = Azure(lambda request: executed() if request.method == "POST" else refused(500))
     with pool_of(azure) as pool:
         own = pool.session()
@@ -683,7 +683,7 @@ def test_the_pools_representation_keeps_the_key() -> None:
         assert ENDPOINT in repr(pool)
 
 
-def test_without_httpx_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_httpx_the_message_names_the_package_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("remote", "client", "httpx_transport"):
         monkeypatch.delitem(sys.modules, f"greenroom.azure.{module}", raising=False)
     for library in {"httpx", httpx_transport.httpx.__name__}:  # pyright: ignore[reportPrivateImportUsage]

@@ -36,7 +36,7 @@ def executed(codec: Any, body: Any) -> Execution:
 
 
 @pytest.mark.parametrize("name", GOLDEN)
-def test_a_golden_body_says_where_it_comes_from(name: str) -> None:
+def test_a_golden_body_names_its_source(name: str) -> None:
     golden = GOLDEN[name]
     assert golden["provenance"] in {"recorded", "documented"}
     assert datetime.fromisoformat(golden["date"]).year >= 2024
@@ -175,7 +175,7 @@ CASES = {
 
 @pytest.mark.parametrize("version", shared.API_VERSIONS)
 @pytest.mark.parametrize("case", CASES)
-def test_an_outcome_survives_the_wire(case: str, version: str) -> None:
+def test_an_outcome_round_trips_over_the_wire(case: str, version: str) -> None:
     codec: Any = legacy if shared.is_legacy(version) else current
     execution = CASES[case]
     body = json.loads(json.dumps(codec.encode_execution(execution, "abcd", ExecuteRequest("x"), version)))
@@ -185,7 +185,7 @@ def test_an_outcome_survives_the_wire(case: str, version: str) -> None:
 
 
 @pytest.mark.parametrize("version", shared.API_VERSIONS)
-def test_a_picture_survives_the_wire(version: str) -> None:
+def test_an_image_round_trips_over_the_wire(version: str) -> None:
     codec: Any = legacy if shared.is_legacy(version) else current
     execution = Execution(id="1", status="succeeded", outputs=(Output({"image/png": "iVBORw0KGgo="}),))
     body = codec.encode_execution(execution, "abcd", ExecuteRequest("x"), version)
@@ -208,7 +208,7 @@ def test_a_picture_survives_the_wire(version: str) -> None:
         (None, ""),
     ],
 )
-def test_a_primitive_value_is_json(result: str | None, value: Any) -> None:
+def test_a_primitive_result_is_returned_as_json(result: str | None, value: Any) -> None:
     """The examples of the specification, and LangChain's and AutoGen's tests."""
     execution = Execution(id="1", status="succeeded", result=result)
     for version in CURRENT_VERSIONS:
@@ -314,7 +314,7 @@ def test_every_error_body_becomes_an_exception(status: int, content: bytes) -> N
 
 
 @given(directory=st.text(max_size=20), name=st.text(max_size=20))
-def test_no_path_leads_out(directory: str, name: str) -> None:
+def test_no_path_leaves_the_directory(directory: str, name: str) -> None:
     try:
         path = shared.session_path(directory, name)
     except InvalidRequest:

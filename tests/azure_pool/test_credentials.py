@@ -107,7 +107,7 @@ def test_a_large_upload_that_is_refused_leaves_a_new_token_to_the_next_call() ->
     assert tokens_of(azure) == ["token-1", "token-2"]
 
 
-def test_a_second_refusal_is_the_last() -> None:
+def test_a_second_refusal_is_final() -> None:
     credential, azure = Credential(), Azure(refused(401, "Unauthorized", "wrong audience"))
     with pool_of(azure, credential=credential) as pool, pytest.raises(AccessDenied, match="wrong audience"):
         pool.session("abcd").execute("1")
@@ -217,7 +217,7 @@ def test_a_server_on_this_machine_gets_no_token_of_azure(url: str, monkeypatch: 
     assert "authorization" not in azure.requests[0].headers
 
 
-def test_a_host_that_is_not_azures_gets_no_token_by_itself() -> None:
+def test_a_foreign_host_gets_no_token_by_default() -> None:
     url = "https://dynamicsessions.io.example.com/subscriptions/s/resourceGroups/g/sessionPools/p"
     with pytest.raises(InvalidRequest, match="must be on an Azure host to get an Azure token by default"):
         greenroom.connect(url)

@@ -12,7 +12,7 @@ SESSION = {
 }
 
 
-def test_sessions_are_managed_below_a_path_of_the_pools_own() -> None:
+def test_sessions_are_managed_below_the_pools_own_path() -> None:
     stopped = Answer(200, b"Session abcd in session pool p stopped.", {"Content-Type": "text/plain"})
     azure = Azure(answered(SESSION), answered({"sessions": [SESSION]}), stopped)
     with pool_of(azure, container_type="CustomContainer") as pool:
@@ -28,7 +28,7 @@ def test_sessions_are_managed_below_a_path_of_the_pools_own() -> None:
     assert [request.params.get("identifier") for request in azure.requests] == ["abcd", None, "abcd"]
 
 
-def test_a_session_that_there_is_not_is_none() -> None:
+def test_a_missing_session_is_none() -> None:
     azure = Azure(refused(400, "SessionWithIdentifierNotFound"))
     with pool_of(azure, container_type="CustomContainer") as pool:
         assert pool.session("abcd").info() is None

@@ -80,7 +80,7 @@ def test_error_states_rule(broken: Callable[[], object], value: str) -> None:
 
 
 @pytest.mark.parametrize(("body", "rule"), [([1], "an object, not list"), ({"value": 1}, "an array, not int")])
-def test_malformed_names_the_type_in_the_wrong_place(body: Any, rule: str) -> None:
+def test_malformed_files_are_refused_with_the_expected_type(body: Any, rule: str) -> None:
     with pytest.raises(Malformed, match=f"must have {rule}"):
         legacy.decode_files(body, "")
 

@@ -212,7 +212,7 @@ def liars() -> Iterator[dict[str, tuple[Liar, SessionPool]]]:
 
 @settings(max_examples=examples(250), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(API_VERSIONS), st.sampled_from(list(CALLS)), st.booleans(), answers)
-def test_an_endpoint_that_lies_gets_a_result_or_an_error_of_ours(
+def test_a_lying_endpoint_leads_to_a_result_or_a_greenroom_error(
     liars: dict[str, tuple[Liar, SessionPool]],
     version: str,
     name: str,
@@ -280,7 +280,7 @@ BEHAVIOURS: dict[str, Behaviour] = {
 
 @pytest.mark.parametrize("version", ["2025-02-02-preview", "greenroom/1"])
 @pytest.mark.parametrize("behave", BEHAVIOURS.values(), ids=BEHAVIOURS)
-async def test_an_endpoint_that_stops_trickles_floods_or_closes_harms_nobody(behave: Behaviour, version: str) -> None:
+async def test_an_endpoint_that_stalls_trickles_floods_or_closes_does_no_harm(behave: Behaviour, version: str) -> None:
     """All calls at the same time, so that it takes the time of one."""
 
     async def outcome(call: AsyncCall) -> object:

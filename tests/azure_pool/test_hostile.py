@@ -105,7 +105,7 @@ def test_one_gzip_is_unpacked(contract: Contract) -> None:
         assert pool.session("abcd").download("a") == bytes(3 * _MIB)
 
 
-def test_every_request_asks_for_what_is_not_packed() -> None:
+def test_every_request_asks_for_an_uncompressed_response() -> None:
     azure = Azure(executed())
     with pool_of(azure) as pool:
         pool.session("abcd").execute("1")
@@ -114,9 +114,7 @@ def test_every_request_asks_for_what_is_not_packed() -> None:
 
 @pytest.mark.parametrize("status", [200, 500])
 @pytest.mark.parametrize("coding", ["gzip, gzip", "GZIP,gzip", "deflate", "br", "zstd", "compress", "gzip;q=1", "x"])
-def test_a_response_that_is_packed_in_another_way_than_one_gzip_is_refused(
-    contract: Contract, status: int, coding: str
-) -> None:
+def test_a_response_with_another_encoding_than_gzip_is_refused(contract: Contract, status: int, coding: str) -> None:
     twice = gzip.compress(bomb(512 * _MIB))
     with (
         endpoint(always(response(twice, f"Content-Encoding: {coding}", status=status))) as url,
@@ -135,13 +133,13 @@ def test_a_response_that_is_packed_in_another_way_than_one_gzip_is_refused(
     [b"nonsense", gzip.compress(b"{}")[:-4], gzip.compress(b"{}") + b"more", gzip.compress(b"{}") * 2, b""],
     ids=["not gzip", "cut", "more", "two", "nothing"],
 )
-def test_a_gzip_that_is_not_one_is_refused(contract: Contract, content: bytes) -> None:
+def test_an_invalid_gzip_is_refused(contract: Contract, content: bytes) -> None:
     packed = response(content, "Content-Encoding: gzip")
     with endpoint(always(packed)) as url, contract.connect(url) as pool, pytest.raises(ServiceFailed):
         pool.session("abcd").download("a")
 
 
-def test_a_gzip_that_grows_takes_no_more_memory_than_its_limit(contract: Contract) -> None:
+def test_a_gzip_bomb_takes_no_more_memory_than_its_limit(contract: Contract) -> None:
     packer = zlib.compressobj(9, wbits=31)  # one gzip of the head of a chunk and of zeros
     begun = packer.compress(contract.begun(512 * _MIB))
     content = begun + b"".join(packer.compress(bytes(_MIB)) for _ in range(512)) + packer.flush()
@@ -181,7 +179,7 @@ HEADS: dict[str, Behaviour] = {
 
 @pytest.mark.usefixtures("short_timeouts")
 @pytest.mark.parametrize("behave", HEADS.values(), ids=HEADS)
-def test_a_response_that_does_not_begin_is_given_up(contract: Contract, behave: Behaviour) -> None:
+def test_a_response_that_does_not_start_is_abandoned(contract: Contract, behave: Behaviour) -> None:
     with endpoint(behave) as url, contract.connect(url) as pool:
         began = time.monotonic()
         with pytest.raises(ServiceFailed, match=r"in time|Timeout"):
@@ -192,7 +190,7 @@ def test_a_response_that_does_not_begin_is_given_up(contract: Contract, behave: 
 
 
 @pytest.mark.usefixtures("short_timeouts")
-def test_a_download_that_trickles_is_given_up(contract: Contract) -> None:
+def test_a_trickling_download_is_abandoned(contract: Contract) -> None:
     start = b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n" + contract.begun(90_000_000)
     with endpoint(endless(start, b"x", pause=0.05)) as url, contract.connect(url) as pool:
         began = time.monotonic()
@@ -216,7 +214,7 @@ async def test_a_download_waits_for_a_slow_consumer(contract: Contract) -> None:
 
 
 @pytest.mark.usefixtures("short_timeouts")
-def test_an_upload_that_the_endpoint_does_not_read_is_given_up(contract: Contract) -> None:
+def test_an_upload_that_the_endpoint_does_not_read_is_abandoned(contract: Contract) -> None:
     async def behave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         del reader, writer
         await asyncio.sleep(SOON)
@@ -344,7 +342,7 @@ def test_a_long_list_that_is_allowed_arrives() -> None:
         assert len(pool.session("abcd").files()) == 20_000
 
 
-def test_a_list_that_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_list_that_takes_too_long_is_abandoned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("greenroom.azure.client._LIST_TIMEOUT", 0.5)
 
     async def slow(request: Request) -> Answer:
@@ -358,7 +356,7 @@ def test_a_list_that_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("name", [".", "..", ""])
-def test_a_list_has_no_directory_that_is_the_one_above(name: str) -> None:
+def test_a_list_does_not_contain_the_parent_directory(name: str) -> None:
     azure = Azure(answered({"value": [_entry(name, "directory")]}))
     with pool_of(azure, api_version="2025-02-02-preview") as pool, pytest.raises(ServiceFailed):
         pool.session("abcd").files(recursive=True)
@@ -393,7 +391,7 @@ def test_a_large_output_arrives() -> None:
 
 
 @pytest.mark.parametrize("depth", [300, 100_000])
-def test_json_that_is_nested_deep_is_an_error_of_the_service(depth: int) -> None:
+def test_deeply_nested_json_is_an_error_of_the_service(depth: int) -> None:
     azure = Azure(Answer(200, b"[" * depth + b"]" * depth))
     with pool_of(azure) as pool, pytest.raises(ServiceFailed, match="nested"):
         pool.session("abcd").execute("1")
@@ -419,7 +417,7 @@ def test_the_id_of_a_running_execution_has_a_limit() -> None:
         pool.session("abcd").execute("1")
 
 
-def test_an_error_is_no_longer_than_it_is_of_use() -> None:
+def test_the_length_of_an_error_is_limited() -> None:
     headers = {"x-ms-error-code": "c" * 50_000, "x-ms-request-id": "r" * 50_000}
     azure = Azure(answered({"error": {"message": "m" * 50_000, "traceId": "t" * 9000}}, 500, **headers))
     with pool_of(azure) as pool, pytest.raises(ServiceFailed) as caught:

@@ -37,7 +37,7 @@ def connected(azure: Azure, endpoint: str = SERVER, **options: object) -> Genera
         yield pool
 
 
-def test_our_server_is_asked_once_and_gets_every_call_in_our_version() -> None:
+def test_a_greenroom_server_is_queried_once_and_gets_every_call_in_its_own_version() -> None:
     azure = Azure(OURS, HI)
     with connected(azure) as pool:
         session = pool.session("abcd")
@@ -61,7 +61,7 @@ def test_our_server_is_asked_once_and_gets_every_call_in_our_version() -> None:
         Answer(204, b"", {wire.VERSIONS_HEADER: "greenroom/2"}),
     ],
 )
-def test_another_server_gets_azures_version_and_is_not_asked_again(answer: Answer) -> None:
+def test_another_server_gets_azures_version_and_is_not_queried_again(answer: Answer) -> None:
     azure = Azure(answer, executed(stdout="hi"))
     with connected(azure) as pool:
         for _ in range(2):
@@ -80,7 +80,7 @@ def test_another_server_gets_azures_version_and_is_not_asked_again(answer: Answe
         (Unreachable("refused"), ServiceFailed),
     ],
 )
-def test_what_cannot_be_known_is_an_error_and_asked_again(answer: Scripted, error: type[Exception]) -> None:
+def test_a_failed_discovery_is_an_error_and_is_retried(answer: Scripted, error: type[Exception]) -> None:
     azure = Azure(answer)
     with connected(azure) as pool:
         with pytest.raises(error):
@@ -101,14 +101,14 @@ def test_azure_is_sent_nothing_new(endpoint: str) -> None:
 @pytest.mark.parametrize(
     ("version", "path"), [("2025-02-02-preview", "executions"), (wire.VERSION, "greenroom/1/executions")]
 )
-def test_a_server_whose_version_is_given_is_not_asked(version: str, path: str) -> None:
+def test_a_server_with_a_given_version_is_not_queried(version: str, path: str) -> None:
     azure = Azure(HI if version == wire.VERSION else executed(stdout="hi"))
     with connected(azure, api_version=version) as pool:
         assert pool.session("abcd").execute("1").stdout == "hi"
     assert azure.calls == [f"POST {path}"]
 
 
-def test_a_session_with_a_memory_of_its_own_is_refused_where_the_server_cannot_do_that() -> None:
+def test_a_session_with_its_own_memory_limit_is_refused_where_the_server_has_no_support() -> None:
     azure = Azure(refused(404), executed())
     with connected(azure) as pool:
         session = pool.session("abcd", memory="1Gi")
@@ -151,12 +151,12 @@ def test_a_container_type_that_contradicts_the_servers_is_refused_before_anythin
     assert set(azure.calls) == {"GET greenroom"}
 
 
-def test_a_container_type_that_is_none_is_unreadable() -> None:
+def test_an_unknown_container_type_is_unreadable() -> None:
     with connected(Azure(of_type("Pascal"))) as pool, pytest.raises(ServiceFailed, match="not 'Pascal'"):
         pool.session("abcd").execute("1")
 
 
-def test_our_server_tells_the_container_type() -> None:
+def test_a_greenroom_server_reports_the_container_type() -> None:
     with (
         serving("bubblewrap:", container_type="Shell", preload=(), ready_session_instances=0) as url,
         greenroom.connect(url) as pool,

@@ -14,7 +14,7 @@ from greenroom.testing.server import serving
 PAGE = (Path(__file__).parents[2] / "docs/azure.md").read_text()
 
 
-def test_each_example_prints_what_stands_below_it() -> None:
+def test_each_example_prints_the_output_shown_below_it() -> None:
     examples = re.findall(r"```python\n(.*?)```\n\n```\n(.*?)```", PAGE, re.DOTALL)
     assert len(examples) == PAGE.count("```python")
     names: dict[str, object] = {}

@@ -52,7 +52,7 @@ async def exchange(url: str, request: Request) -> tuple[int, dict[str, str], byt
 # The wire
 
 
-async def test_a_url_goes_over_the_wire_as_it_is() -> None:
+async def test_a_url_is_sent_unchanged() -> None:
     heads: list[bytes] = []
     path = "/files/a%26b%23%3F%252F%C3%A9.txt/content?identifier=a%26identifier%3Dother%23%3F&path=sub%20dir%2Fx%2By"
     with endpoint(always(response(b"x")), heads) as url:
@@ -95,7 +95,7 @@ async def test_a_redirect_is_not_followed() -> None:
 # Errors
 
 
-async def test_a_port_where_nobody_listens_is_unreachable() -> None:
+async def test_a_port_without_a_listener_is_unreachable() -> None:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{bound.getsockname()[1]}"
@@ -128,7 +128,7 @@ async def test_a_response_that_does_not_come_is_a_broken_connection() -> None:
         await exchange(url, Request("GET", url, read_timeout=0.2))
 
 
-async def test_no_error_of_the_library_is_a_cause_of_ours() -> None:
+async def test_library_errors_are_not_chained() -> None:
     with endpoint(closing(b"")) as url, pytest.raises(TransportError) as caught:
         await exchange(url, Request("GET", url))
     assert caught.value.__cause__ is None
@@ -157,7 +157,7 @@ def trusting(certificate: Certificate) -> ssl.SSLContext:
     return ssl.create_default_context(cafile=certificate.authority)
 
 
-def test_an_ssl_context_decides_whom_to_trust(serving_tls: ssl.SSLContext, trusting: ssl.SSLContext) -> None:
+def test_an_ssl_context_decides_which_servers_to_trust(serving_tls: ssl.SSLContext, trusting: ssl.SSLContext) -> None:
     with endpoint(ANSWER, certificate=serving_tls) as url:
         with greenroom.connect(url, api_version="2025-10-02-preview", ssl_context=trusting) as pool:
             assert pool.session("abcd").execute("1").stdout == "hi"
@@ -262,7 +262,7 @@ def test_a_proxy_carries_tls_without_reading_it(serving_tls: ssl.SSLContext, tru
     assert "Bearer" not in proxy.heads[0]
 
 
-def test_a_proxy_may_speak_tls_itself(serving_tls: ssl.SSLContext, trusting: ssl.SSLContext) -> None:
+def test_a_proxy_can_use_tls_itself(serving_tls: ssl.SSLContext, trusting: ssl.SSLContext) -> None:
     proxy = Proxy(serving_tls)
     with (
         endpoint(ANSWER, certificate=serving_tls) as url,
@@ -285,7 +285,7 @@ def test_a_proxy_gets_its_user_and_password() -> None:
     assert "Proxy-Authorization: Basic dXNlcjpzZWNyZXQ=" in proxy.heads[0]
 
 
-def test_a_proxy_that_is_not_there_is_named_as_unreachable() -> None:
+def test_a_missing_proxy_is_reported_as_unreachable() -> None:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{bound.getsockname()[1]}"
@@ -306,7 +306,7 @@ def test_a_proxy_is_the_url_of_an_http_proxy(proxy: str) -> None:
     assert "secret" not in str(caught.value)
 
 
-def test_a_proxy_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proxy_can_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     proxy = Proxy()
     with endpoint(ANSWER) as url, proxy.running() as address:
         monkeypatch.setenv("GREENROOM_PROXY", address)

@@ -91,7 +91,7 @@ def test_a_quick_run_fills_every_table_and_leaves_nothing(tmp_path: Path) -> Non
     assert page.PATH.read_text() == page_before
 
 
-def test_a_peer_that_does_not_answer_is_ended_and_named(peer: Callable[..., Peer], course: Course) -> None:
+def test_a_peer_that_does_not_respond_is_ended_and_named(peer: Callable[..., Peer], course: Course) -> None:
     stuck = peer("time.sleep(600)", limit=1)
     left_out: dict[str, str] = {}
     everyone: list[Any] = [stuck]
@@ -101,7 +101,7 @@ def test_a_peer_that_does_not_answer_is_ended_and_named(peer: Callable[..., Peer
     assert not alive(stuck)
 
 
-def test_a_peer_that_fails_is_named_and_the_others_go_on(
+def test_a_peer_that_fails_is_named_and_the_others_continue(
     peer: Callable[..., Peer], tmp_path: Path, course: Course
 ) -> None:
     good = peer("print('{}', flush=True)")
@@ -119,7 +119,7 @@ def test_a_peer_that_fails_is_named_and_the_others_go_on(
         bad.open()
 
 
-def test_a_part_that_hangs_is_stopped_and_what_it_has_started_ends(peer: Callable[..., Peer], tmp_path: Path) -> None:
+def test_a_part_that_hangs_is_stopped_with_its_processes(peer: Callable[..., Peer], tmp_path: Path) -> None:
     course = Course(1, Console(file=StringIO()), grace=0.5)
     stuck = peer("time.sleep(600)")
     began = time.monotonic()
@@ -131,7 +131,7 @@ def test_a_part_that_hangs_is_stopped_and_what_it_has_started_ends(peer: Callabl
     assert not (tmp_path / "left0").exists()
 
 
-def test_a_part_that_fails_or_takes_long_is_named_and_the_next_one_begins(course: Course) -> None:
+def test_a_part_that_fails_or_takes_long_is_named_and_the_next_one_starts(course: Course) -> None:
     with course.part("first", 60):
         raise OSError("the disk is full")
     with course.part("second", 60):

@@ -84,7 +84,7 @@ def test_the_process_is_not_among_the_sandboxes() -> None:
     assert not any(own().is_relative_to(parent) for parent in hierarchy.parents.values())
 
 
-def test_a_memory_below_what_is_in_use_is_refused_and_ends_nothing() -> None:
+def test_a_memory_limit_below_current_use_is_refused_and_ends_nothing() -> None:
     with engine_pool("bubblewrap:", **OPTIONS) as pool:
         pool.session("same").execute("x = b'x' * (150 << 20)").raise_for_error()
         with pytest.raises(InvalidRequest, match="memory limit cannot be set to"):
@@ -94,7 +94,7 @@ def test_a_memory_below_what_is_in_use_is_refused_and_ends_nothing() -> None:
         assert read(group, "memory.max", "memory.high") == {"memory.max": str(256 * MIB), "memory.high": "max"}
 
 
-def test_running_out_of_memory_ends_the_code_and_not_what_runs_it() -> None:
+def test_running_out_of_memory_ends_the_code_and_not_its_supervisor() -> None:
     with engine_pool("bubblewrap:", **OPTIONS) as pool, pool.session() as session:
         session.execute("1").raise_for_error()
         group = group_of_the_sandbox()
@@ -107,7 +107,7 @@ def test_running_out_of_memory_ends_the_code_and_not_what_runs_it() -> None:
         assert session.execute("6 * 7").result == "42"
 
 
-def test_an_idle_session_is_frozen_and_goes_on() -> None:
+def test_an_idle_session_is_frozen_and_continues() -> None:
     with engine_pool("bubblewrap:", idle_after=0.5, **OPTIONS) as pool, pool.session() as session:
         session.execute("x = 1").raise_for_error()
         group = group_of_the_sandbox()

@@ -25,9 +25,7 @@ async def run(executor: ACADynamicSessionsCodeExecutor, *codes: str) -> CodeResu
     return await executor.execute_code_blocks(blocks, CancellationToken())
 
 
-async def test_code_answers_with_what_it_wrote_and_its_result(
-    executor: ACADynamicSessionsCodeExecutor, identity: Identity
-) -> None:
+async def test_code_returns_its_output_and_result(executor: ACADynamicSessionsCodeExecutor, identity: Identity) -> None:
     assert await run(executor, "print('hello')", "6 * 7") == CodeResult(exit_code=0, output="hello\n42")
     assert identity.resources == ["https://dynamicsessions.io"]
 
@@ -49,7 +47,7 @@ async def test_an_exception_is_an_exit_code_with_its_traceback(executor: ACADyna
     assert "NameError" in result.output
 
 
-async def test_a_restart_begins_another_session(executor: ACADynamicSessionsCodeExecutor) -> None:
+async def test_a_restart_starts_another_session(executor: ACADynamicSessionsCodeExecutor) -> None:
     await run(executor, "x = 20")
     await executor.restart()
     assert "NameError" in (await run(executor, "x")).output

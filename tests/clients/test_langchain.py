@@ -47,7 +47,7 @@ def within(seconds: float, condition: Callable[[], bool]) -> bool:
     return True
 
 
-def test_code_answers_with_its_result_and_what_it_wrote(python: SessionsPythonREPLTool) -> None:
+def test_code_returns_its_result_and_output(python: SessionsPythonREPLTool) -> None:
     code = "import sys; print('out'); print('err', file=sys.stderr); 6 * 7"
     assert answer(python, code) == {"result": 42, "stdout": "out\n", "stderr": "err\n"}
 
@@ -97,7 +97,7 @@ def test_a_file_goes_into_a_folder_and_comes_down(python: SessionsPythonREPLTool
     assert python.download_file(remote_file_path="folder/inside.txt").read() == b"inside"
 
 
-def test_a_file_that_is_not_there_is_an_error(python: SessionsPythonREPLTool) -> None:
+def test_a_missing_file_is_an_error(python: SessionsPythonREPLTool) -> None:
     with pytest.raises(requests.HTTPError, match="404"):
         python.download_file(remote_file_path="missing.txt")
 
@@ -139,7 +139,7 @@ def test_a_caller_with_another_key_is_refused(server: Server) -> None:
         tool.invoke("6 * 7")
 
 
-def test_a_command_answers_with_what_it_wrote_and_its_exit_code(bash: SessionsBashTool) -> None:
+def test_a_command_returns_its_output_and_exit_code(bash: SessionsBashTool) -> None:
     assert answer(bash, "echo out; echo err >&2; exit 3") == {"stdout": "out\n", "stderr": "err\n", "exitCode": 3}
 
 

@@ -27,7 +27,7 @@ def answer(spec: AzureCodeInterpreterToolSpec, code: str) -> dict[str, Any]:
     return tool.call(python_code=code).raw_output["properties"]
 
 
-def test_code_answers_with_its_result_and_what_it_wrote(spec: AzureCodeInterpreterToolSpec) -> None:
+def test_code_returns_its_result_and_output(spec: AzureCodeInterpreterToolSpec) -> None:
     content = answer(spec, "import sys; print('out'); print('err', file=sys.stderr); 6 * 7")
     assert (content["status"], content["result"]) == ("Success", 42)
     assert (content["stdout"], content["stderr"]) == ("out\n", "err\n")
@@ -63,7 +63,7 @@ def test_a_file_goes_up_is_listed_read_by_code_and_comes_down(
     assert (tmp_path / "down.csv").read_bytes() == b"a,b\n1,2\n"
 
 
-def test_a_file_that_is_not_there_is_an_error(spec: AzureCodeInterpreterToolSpec) -> None:
+def test_a_missing_file_is_an_error(spec: AzureCodeInterpreterToolSpec) -> None:
     with pytest.raises(requests.HTTPError, match="404"):
         spec.download_file_to_local("missing.txt")
 

@@ -41,12 +41,12 @@ async def tool(tls_server: Server, tls_identifier: str, tmp_path: Path) -> Async
     await tool.http_client.aclose()
 
 
-async def test_code_answers_with_its_result_and_what_it_wrote(tool: SessionsPythonTool) -> None:
+async def test_code_returns_its_result_and_output(tool: SessionsPythonTool) -> None:
     text = await tool.execute_code("import sys; print('out'); print('err', file=sys.stderr); 6 * 7")
     assert text == "Status:\nSuccess\nResult:\n42\nStdout:\nout\n\nStderr:\nerr\n"
 
 
-async def test_a_kernel_calls_it(tool: SessionsPythonTool) -> None:
+async def test_a_kernel_calls_the_tool(tool: SessionsPythonTool) -> None:
     kernel = Kernel()
     kernel.add_plugin(tool, "sessions")
     assert "Result:\n42" in str(await kernel.invoke(plugin_name="sessions", function_name="execute_code", code="6 * 7"))
@@ -89,7 +89,7 @@ async def test_a_file_goes_up_after_code_has_run(tool: SessionsPythonTool, tmp_p
     assert (await tool.upload_file(local_file_path=str(tmp_path / "late.txt"))).size_in_bytes == 4
 
 
-async def test_a_file_that_is_not_there_is_an_error(tool: SessionsPythonTool) -> None:
+async def test_a_missing_file_is_an_error(tool: SessionsPythonTool) -> None:
     with pytest.raises(FunctionExecutionException, match=r"404.*FileNotFound"):
         await tool.download_file(remote_file_name="missing.txt")
 

@@ -85,7 +85,7 @@ async def _change(client: httpx.AsyncClient, name: str, sure: State, possible: d
 
 
 @pytest.mark.slow
-async def test_what_was_acknowledged_survives_a_kill(tmp_path: Path) -> None:
+async def test_acknowledged_operations_survive_a_kill(tmp_path: Path) -> None:
     plugins, state = install(tmp_path / "plugins"), tmp_path / "state" / "state.db"
     chance = random.Random()
     sure: State = dict.fromkeys(NAMES)

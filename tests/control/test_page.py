@@ -15,7 +15,7 @@ PAGE = (Path(__file__).parents[2] / "docs/control-plane.md").read_text()
 
 
 @pytest.mark.slow
-async def test_each_command_prints_what_stands_below_it(tmp_path: Path) -> None:
+async def test_each_command_prints_the_output_shown_below_it(tmp_path: Path) -> None:
     starting, commands = re.findall(r"```console\n(.*?)```", PAGE, re.DOTALL)
     assert starting.startswith("$ greenroom serve --port 8080\nServing Azure's dynamic sessions API at http://")
     blocks = re.findall(r"^\$ (.*)\n((?:[^$].*\n)*)", commands, re.MULTILINE)

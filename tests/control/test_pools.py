@@ -56,7 +56,7 @@ async def test_a_pool_is_created_used_changed_and_deleted(server: Control) -> No
     assert (await server.run("x", pool)).json()["status"] == "Failed", "another pool of that name has other sessions"
 
 
-async def test_the_key_of_a_pools_mcp_server_is_fetched_and_opens_that_alone(server: Control) -> None:
+async def test_the_key_of_a_pools_mcp_server_is_fetched_and_opens_nothing_else(server: Control) -> None:
     pool = await server.done("PUT", CI, resource(mcpServerSettings={"isMcpServerEnabled": True}))
     fetch = f"{CI}/fetchMCPServerCredentials"
     key = (await server.call("POST", fetch)).json()["apiKey"]
@@ -99,7 +99,7 @@ def scale(maximum: int) -> dict[str, int]:
     return {"maxConcurrentSessions": maximum}
 
 
-async def test_pools_of_other_groups_and_subscriptions_are_other_pools(server: Control) -> None:
+async def test_pools_in_other_groups_and_subscriptions_are_different_pools(server: Control) -> None:
     places: list[dict[str, str]] = [{}, {"group": "other"}, {"subscription": OTHER}, {"group": "with.(all)-of_it"}]
     pools = [await server.done("PUT", path_of("ci", **place), resource()) for place in places]
     for number, pool in enumerate(pools):
@@ -153,7 +153,9 @@ async def test_lists_have_pages_and_the_declared_pools(server: Control) -> None:
 
 
 @pytest.mark.parametrize(("method", "body"), [("PUT", resource()), ("PATCH", {}), ("DELETE", None)])
-async def test_a_declared_pool_is_changed_where_it_is_declared(server: Control, method: str, body: Any) -> None:
+async def test_a_declared_pool_can_only_be_changed_where_it_is_declared(
+    server: Control, method: str, body: Any
+) -> None:
     refused = await server.call(method, path_of("Default"), body)
     assert (refused.status_code, refused.json()["error"]["code"]) == (409, "SessionPoolIsDeclared")
     assert "must be changed where it is declared" in refused.json()["error"]["message"]
@@ -172,7 +174,7 @@ async def test_a_second_change_waits_for_the_end_of_the_first(server: Control) -
     assert (await server.call("GET", CI)).json()["tags"] == taken.json()["tags"]
 
 
-async def test_a_change_whose_client_has_gone_is_not_begun_twice(server: Control) -> None:
+async def test_a_change_whose_client_disconnected_is_not_started_twice(server: Control) -> None:
     released = threading.Event()
     blocked = asyncio.create_task(server.file.read(lambda _: released.wait(60)))  # the next write waits for it
     first = asyncio.create_task(server.call("PUT", CI, resource()))
@@ -196,7 +198,7 @@ async def test_a_pool_that_is_being_created_can_be_deleted(server: Control) -> N
     assert (await server.call("GET", CI)).status_code == 404
 
 
-async def test_a_pool_that_is_deleted_ends_what_runs_in_it(server: Control) -> None:
+async def test_deleting_a_pool_ends_its_executions(server: Control) -> None:
     pool = await server.done("PUT", CI, resource())
     running = asyncio.create_task(server.run("import time; time.sleep(60)", pool))
     await asyncio.sleep(0.2)
@@ -243,7 +245,7 @@ async def test_the_tag_of_the_engine_lets_the_ready_sandboxes_follow_demand_from
     assert (found["ready_target"], found["ready_reason"]) == (1, "fixed")
 
 
-async def test_a_declared_pool_that_follows_demand_is_shown_with_the_least_that_it_keeps_ready() -> None:
+async def test_a_declared_pool_that_follows_demand_shows_its_minimum_of_ready_sandboxes() -> None:
     pools = PoolRegistry()
     try:
         backend = await memory_backend(ready_session_instances="auto", min_ready_session_instances=0)
@@ -262,7 +264,7 @@ async def test_an_update_is_made_although_the_engine_before_does_not_close(serve
 
 
 @pytest.mark.parametrize("engine", ["broken:", "lame:?pids=99"])
-async def test_a_pool_that_cannot_be_created_says_why(server: Control, engine: str) -> None:
+async def test_a_pool_that_cannot_be_created_states_the_reason(server: Control, engine: str) -> None:
     ready = {"maxConcurrentSessions": 3, "readySessionInstances": 1}
     body = {**resource(scaleConfiguration=ready), "tags": {ENGINE_TAG: engine}}
     ended = await server.end_of(await server.call("PUT", CI, body))
@@ -284,7 +286,7 @@ async def test_a_pool_without_an_engine_gets_the_best_one_that_works() -> None:
         assert (await server.run("1", await server.done("PUT", CI, resource()))).is_success
 
 
-async def test_a_custom_container_needs_an_engine_that_has_them(server: Control) -> None:
+async def test_a_custom_container_needs_an_engine_that_supports_it(server: Control) -> None:
     ended = await server.end_of(await server.call("PUT", CI, custom()))
     assert ended["error"]["message"] == "The engine memory cannot run custom containers, such as 'example/image:1'."
 

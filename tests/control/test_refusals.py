@@ -44,7 +44,7 @@ async def test_names_keep_the_rules_of_arm(server: Control, method: str, path: s
     assert code_and_target(await server.call(method, path, body)) == (400, code, target)
 
 
-async def test_what_is_not_there(server: Control) -> None:
+async def test_missing_resources_and_methods_are_refused(server: Control) -> None:
     other = path_of().replace("sessionPools", "containerApps")
     operation = f"/subscriptions/{'0' * 8}-0000-0000-0000-{'0' * 12}/providers/Microsoft.App/locations/local"
     for method, path, expected in [
@@ -76,10 +76,10 @@ async def test_versions_are_those_of_session_pools(server: Control, version: str
         ([], "The template", "must be an object"),
         ({}, "properties", "must have properties"),
         ({**resource(), "locaton": "x"}, "locaton", "Did you mean 'location'?"),
-        ({**resource(), "name": "other"}, "name", "must be that in the path, not 'other'"),
+        ({**resource(), "name": "other"}, "name", "must equal that in the path, not 'other'"),
         ({**resource(), "tags": {"a": 1}}, "tags.a", "must be a string"),
-        ({**resource(), "tags": {str(n): "" for n in range(51)}}, "tags", "must be at most 50"),
-        ({**resource(), "tags": {DECLARED_TAG: "true"}}, f"tags.{DECLARED_TAG}", "must be absent"),
+        ({**resource(), "tags": {str(n): "" for n in range(51)}}, "tags", "must have at most 50"),
+        ({**resource(), "tags": {DECLARED_TAG: "true"}}, f"tags.{DECLARED_TAG}", "must not be set"),
         (resource(secrets=[1]), "properties.secrets[0]", "must be an object"),
         (resource(secrets=[{"name": ["a"]}]), "properties.secrets[0].name", "must be a string"),
         ({**resource(), "tags": {ENGINE_TAG: "https://x"}}, f"tags.{ENGINE_TAG}", "must be a local one"),
@@ -137,7 +137,11 @@ async def test_versions_are_those_of_session_pools(server: Control, version: str
             "properties.scaleConfiguration.maxConcurrentSessions",
             "must be a number",
         ),
-        (resource(customContainerTemplate={"containers": []}), "properties.customContainerTemplate", "must come with"),
+        (
+            resource(customContainerTemplate={"containers": []}),
+            "properties.customContainerTemplate",
+            "must be used with",
+        ),
         (resource("CustomContainer"), "properties.customContainerTemplate", "must have"),
         (custom(image="no image"), "properties.customContainerTemplate.containers[0].image", "must be the name of an"),
         (
@@ -153,7 +157,7 @@ async def test_versions_are_those_of_session_pools(server: Control, version: str
         (
             resource(secrets=[{"name": "a", "value": "1"}, {"name": "a", "value": "2"}]),
             "properties.secrets",
-            "must have each name once",
+            "must not repeat a name",
         ),
     ],
 )
@@ -182,15 +186,15 @@ async def test_a_body_that_is_not_json(server: Control, content: bytes) -> None:
     assert code_and_target(refused) == (400, "InvalidRequestContent", None)
 
 
-async def test_the_console_is_an_option_of_custom_containers_alone(server: Control) -> None:
+async def test_the_console_is_an_option_only_of_custom_containers(server: Control) -> None:
     refused = await server.call("PUT", CI, {**resource(), "tags": {ENGINE_TAG: "memory:?console_log=true"}})
     assert refused.status_code == 400
-    assert "console_log must come with the container type CustomContainer" in refused.text
+    assert "console_log must be used with the container type CustomContainer" in refused.text
     async with control(engine="memory:?console_log=true") as other:
         await other.done("PUT", CI, resource())
 
 
-async def test_a_pool_stays_of_its_kind(server: Control) -> None:
+async def test_the_kind_of_a_pool_cannot_be_changed(server: Control) -> None:
     await server.done("PUT", CI, resource())
     for method, body, target in (
         ("PUT", resource("Shell"), "properties.containerType"),
@@ -203,7 +207,7 @@ async def test_a_pool_stays_of_its_kind(server: Control) -> None:
     await server.done("PATCH", CI, same)
 
 
-async def test_what_azure_would_refuse_is_a_warning_or_an_error_of_a_strict_server() -> None:
+async def test_values_that_azure_would_refuse_are_warnings_or_errors_of_a_strict_server() -> None:
     body = resource(dynamicPoolConfiguration={"executionType": "Timed", "cooldownPeriodInSeconds": 5})
     target = "properties.dynamicPoolConfiguration.lifecycleConfiguration.cooldownPeriodInSeconds"
     async with control() as server:

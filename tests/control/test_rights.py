@@ -69,7 +69,7 @@ def keys(tmp_path: Path) -> dict[str, Path]:
     return files
 
 
-async def test_why_a_pool_does_not_serve_is_no_strangers_business(keys: dict[str, Path]) -> None:
+async def test_the_reason_for_a_pool_that_is_not_serving_is_only_for_managers(keys: dict[str, Path]) -> None:
     async with server(**keys) as client:
         manager, user = ({"Authorization": f"Bearer {key}"} for key in (MANAGER, USER))
         broken = {**resource(), "tags": {ENGINE_TAG: "broken:"}}
@@ -92,7 +92,7 @@ async def test_its_urls_are_those_that_clients_use() -> None:
         assert endpoint.startswith("https://greenroom.example.com/subscriptions/")
 
 
-async def test_without_credentials_every_program_can_manage_and_no_web_page() -> None:
+async def test_without_credentials_programs_can_manage_and_web_pages_cannot() -> None:
     async with server() as client:
         assert (await manage(client, None))[0] == 201
         assert await use(client, None) == 200
@@ -137,7 +137,7 @@ async def test_no_spelling_of_a_path_is_managed_with_a_key_for_sessions(keys: di
         assert [pool["name"] for pool in listed.json()["value"]] == ["default"]
 
 
-async def test_credentials_for_sessions_alone_close_the_control_plane(keys: dict[str, Path]) -> None:
+async def test_credentials_only_for_sessions_close_the_control_plane(keys: dict[str, Path]) -> None:
     async with server(api_key_file=keys["api_key_file"]) as client:
         for key in (USER, MANAGER, None):
             refused = await client.get(CI, params={"api-version": "2026-07-01"}, headers=_with(key) if key else {})
@@ -146,7 +146,7 @@ async def test_credentials_for_sessions_alone_close_the_control_plane(keys: dict
         assert await use(client, USER) == 200
 
 
-async def test_a_key_for_management_alone_leaves_the_sessions_as_they_were(keys: dict[str, Path]) -> None:
+async def test_a_management_key_alone_leaves_sessions_open(keys: dict[str, Path]) -> None:
     async with server(management_key_file=keys["management_key_file"]) as client:
         assert await use(client, None) == 200
         assert (await manage(client, None))[0] == 401
@@ -175,14 +175,16 @@ async def test_a_key_for_metrics_opens_nothing_else(tmp_path: Path, keys: dict[s
         assert [await read(scraper, path) for path in ("/metrics/", "/mcp", "/session", CI)] == [401] * 4
         assert (await client.post("/mcp", json={}, headers={"x-ms-apikey": scraper})).status_code == 401
     keys["metrics_key_file"].write_text(f"scraper sha256:{digest(MANAGER)}\n")
-    with pytest.raises(InvalidRequest, match="not for two of them"):
+    with pytest.raises(InvalidRequest, match="not for several of them"):
         async with server(**keys):
             pass
 
 
-async def test_what_does_not_start(monkeypatch: pytest.MonkeyPatch, keys: dict[str, Path]) -> None:
+async def test_keys_that_break_a_rule_do_not_start_a_server(
+    monkeypatch: pytest.MonkeyPatch, keys: dict[str, Path]
+) -> None:
     monkeypatch.setenv("GREENROOM_MANAGEMENT_KEY", USER)
-    with pytest.raises(InvalidRequest, match="for either sessions, management or metrics"):
+    with pytest.raises(InvalidRequest, match="for sessions, management or metrics"):
         async with server(api_key_file=keys["api_key_file"]):
             pass
     with pytest.raises(InvalidRequest, match=r"must listen on 127\.0\.0\.1"):

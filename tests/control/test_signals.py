@@ -29,7 +29,7 @@ async def sums(server: Control, name: str) -> Mapping[str, float]:
 EXECUTIONS = "greenroom_execution_duration_seconds_count"
 
 
-async def test_pools_of_one_name_in_other_groups_have_series_of_their_own() -> None:
+async def test_pools_of_one_name_in_other_groups_have_separate_series() -> None:
     async with control() as server:
         places: list[dict[str, str]] = [{}, {"group": "team"}, {"group": "team", "subscription": OTHER}]
         pools = [await server.done("PUT", path_of("ci", **place), resource()) for place in places]
@@ -59,7 +59,7 @@ async def test_a_change_keeps_the_sums_of_a_pool_and_a_deletion_ends_them() -> N
         assert await sums(server, EXECUTIONS) == {"ci": 1}
 
 
-async def test_a_created_pool_has_an_observer_of_its_own() -> None:
+async def test_a_created_pool_has_its_own_observer() -> None:
     events: dict[str | None, list[TelemetryEvent]] = {}
 
     def observers(pool: str | None) -> Observer:

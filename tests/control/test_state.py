@@ -48,7 +48,7 @@ async def test_pools_come_back_with_everything(path: Path) -> None:
         assert (await server.run("1", gone)).status_code == 404, "a deleted pool's name is not the default one's"
 
 
-async def test_secrets_lie_in_the_file_alone(path: Path) -> None:
+async def test_secrets_are_only_in_the_state_file(path: Path) -> None:
     async with control(path) as server:
         created = await server.call("PUT", CI, resource(secrets=SECRETS))
         await server.end_of(created)
@@ -73,7 +73,7 @@ async def test_secrets_lie_in_the_file_alone(path: Path) -> None:
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
-async def test_a_pool_that_does_not_open_again_keeps_no_other_from_it(
+async def test_a_pool_that_fails_to_reopen_does_not_stop_the_others(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with control(path) as server:
@@ -129,7 +129,7 @@ async def test_a_pool_opens_as_soon_as_its_engine_works(path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize("works", [True, False])
-async def test_an_update_that_was_cut_off_is_made_at_the_next_start(path: Path, *, works: bool) -> None:
+async def test_an_interrupted_update_is_completed_at_the_next_start(path: Path, *, works: bool) -> None:
     """As a killed server leaves it: accepted, and not carried out."""
     ci = PoolId(LOCAL_SUBSCRIPTION, LOCAL_GROUP, "ci")
     operation = Operation.new(ci)
@@ -150,7 +150,7 @@ async def test_an_update_that_was_cut_off_is_made_at_the_next_start(path: Path, 
         assert (await server.settled(CI)).get("tags") == found.get("tags")
 
 
-async def test_a_creation_and_a_deletion_that_were_cut_off_are_ended(path: Path) -> None:
+async def test_interrupted_creations_and_deletions_are_completed(path: Path) -> None:
     one, two = (PoolId(LOCAL_SUBSCRIPTION, LOCAL_GROUP, name) for name in ("one", "two"))
     operations = [Operation.new(one), Operation.new(two)]
     file = await StateFile.open(path)
@@ -182,7 +182,7 @@ async def test_a_stored_pool_is_not_declared_as_well(path: Path) -> None:
     assert asyncio.all_tasks() == before, "no pool is being opened"
 
 
-async def test_a_file_is_one_servers(path: Path) -> None:
+async def test_a_state_file_belongs_to_one_server(path: Path) -> None:
     async with control(path) as server:
         with pytest.raises(InvalidRequest, match=r"is in use by another server\..* --state"):
             await StateFile.open(path)
@@ -233,7 +233,7 @@ def _directory(path: Path) -> None:
 
 async def test_a_full_disk_is_named(tmp_path: Path) -> None:
     with mounted(tmp_path / "small", "64k") as disk:
-        with pytest.raises(InvalidRequest, match=r"cannot be used: .* is full\. Make room on its disk") as refused:
+        with pytest.raises(InvalidRequest, match=r"cannot be used: .* is full\. Free space on its disk") as refused:
             await StateFile.open(disk / "state.db")
         assert "--state" in str(refused.value)
 
@@ -249,7 +249,7 @@ async def test_a_full_disk_is_named(tmp_path: Path) -> None:
         (_directory, "must be a file that this user owns"),
     ],
 )
-async def test_a_file_that_is_no_state_is_left_alone(path: Path, make: Any, message: str) -> None:
+async def test_a_file_that_is_not_a_state_is_left_alone(path: Path, make: Any, message: str) -> None:
     path.parent.mkdir()
     make(path)
     before = path.read_bytes() if path.is_file() else b""
@@ -295,7 +295,7 @@ async def test_secrets_of_deleted_and_changed_pools_do_not_stay_in_the_files(pat
         assert (kept("hidden"), kept("a-third-one")) == (False, True)
 
 
-async def test_a_pool_in_the_place_of_one_whose_deletion_was_not_written_stays(path: Path) -> None:
+async def test_a_pool_that_replaces_one_with_an_unwritten_deletion_is_kept(path: Path) -> None:
     ci = PoolId(LOCAL_SUBSCRIPTION, LOCAL_GROUP, "ci")
     async with control(path) as server:
         await server.done("PUT", CI, resource())
@@ -307,7 +307,7 @@ async def test_a_pool_in_the_place_of_one_whose_deletion_was_not_written_stays(p
         assert (await server.settled(CI))["properties"]["provisioningState"] == "Succeeded"
 
 
-async def test_what_a_deletion_has_canceled_stays_so(path: Path) -> None:
+async def test_an_operation_cancelled_by_a_deletion_stays_cancelled(path: Path) -> None:
     ci = PoolId(LOCAL_SUBSCRIPTION, LOCAL_GROUP, "ci")
     async with control(path) as server:
         created = await server.call("PUT", CI, resource())

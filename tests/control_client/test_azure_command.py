@@ -123,7 +123,7 @@ def _anew(azure: Azure) -> None:
     azure.tunnel.hosts.clear()
 
 
-def test_a_pool_lives_in_azure_as_it_does_here(azure: Azure, tmp_path: Path) -> None:
+def test_a_pool_has_the_same_life_cycle_in_azure_as_here(azure: Azure, tmp_path: Path) -> None:
     create = ["--name", "ci", "--location", "eastasia", "--max-sessions", "20", *PLACE]
     created = json.loads(azure.run_program("pool", "create", *create, "--output", "json")[0])
     assert created["properties"]["provisioningState"] == "Succeeded"
@@ -182,12 +182,12 @@ def test_an_id_finds_its_pool_in_azure(azure: Azure) -> None:
     assert (ran.returncode, ran.stdout) == (0, "42\n42\n"), ran.stderr
 
 
-def test_what_azure_needs_is_said(azure: Azure) -> None:
+def test_options_that_azure_requires_are_named(azure: Azure) -> None:
     subscription = ["--subscription", SUBSCRIPTION]
     assert "--resource-group" in azure.run("pool", "show", "--name", "ci", *subscription, code=2)[1]
     assert "must have a --location" in azure.run("pool", "create", "--name", "ci", *PLACE, code=2)[1]
     located = ["--identifier", "abcd", *PLACE, "--session-pool-location", "evil.example/"]
-    assert "The location must be" in azure.run("session", "list-files", "--pool", "ci", *located, code=2)[1]
+    assert "The location must consist of" in azure.run("session", "list-files", "--pool", "ci", *located, code=2)[1]
     custom = ["--container-type", "CustomContainer", "--image", "a", "--target-port", "80", "--location", "eastasia"]
     assert "an --environment" in azure.run("pool", "create", "--name", "ci", *custom, *PLACE, code=2)[1]
     assert azure.arm.seen == []

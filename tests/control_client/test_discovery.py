@@ -126,7 +126,7 @@ def test_a_pool_that_is_being_opened_is_waited_for(arm: Arm) -> None:
         assert not states
 
 
-def test_a_pool_that_does_not_exist_is_an_error_with_those_that_do(arm: Arm) -> None:
+def test_a_missing_pool_is_an_error_that_lists_the_existing_ones(arm: Arm) -> None:
     arm.add("cii")
     with pytest.raises(InvalidRequest, match=r"no pool 'ci' .* Did you mean 'cii'\?"):
         greenroom.connect(f"{arm.url}{ID}")
@@ -139,7 +139,7 @@ def test_a_server_gets_its_key(arm: Arm, key: str) -> None:
     greenroom.connect(f"{arm.url}{ID}", **{key: "a-key"}).close()  # pyright: ignore[reportArgumentType]
 
 
-def test_a_key_of_sessions_suffices_for_a_server_of_ours(arm: Arm) -> None:
+def test_a_session_key_is_enough_for_a_greenroom_server(arm: Arm) -> None:
     arm.answers.append(to("GET", refused(403, "AuthorizationFailed", "These credentials are for sessions."), path=ID))
     options: dict[str, Any] = {"api_key": "the-key", "api_version": "2025-10-02-preview"}
     with greenroom.connect(f"{arm.url}{ID}", **options) as pool, pytest.raises(ServiceFailed):
@@ -167,7 +167,7 @@ def test_the_management_key_does_not_reach_the_sessions(arm: Arm) -> None:
     assert {seen.token for seen in sessions.seen} == {"the-key"}
 
 
-def test_a_credential_gets_a_token_for_each_of_both(arm: Arm) -> None:
+def test_a_credential_provides_a_token_for_each_of_the_two_services(arm: Arm) -> None:
     scopes: list[str] = []
 
     class Credential:
@@ -208,7 +208,7 @@ ENDPOINTS = [
 
 
 @pytest.mark.parametrize(("server", "endpoint", "good"), ENDPOINTS)
-def test_sessions_get_credentials_on_hosts_of_their_server_alone(server: str, endpoint: str, good: bool) -> None:
+def test_sessions_get_credentials_only_on_hosts_of_their_server(server: str, endpoint: str, good: bool) -> None:
     resource = {"properties": {"provisioningState": "Succeeded", "poolManagementEndpoint": endpoint}}
     if good:
         assert discovered(resource, server, "ci").endpoint == endpoint
@@ -223,7 +223,7 @@ def test_a_resource_without_an_endpoint_is_an_error(resource: dict[str, Any]) ->
         discovered(resource, "http://127.0.0.1", "ci")
 
 
-def test_keys_of_the_environment_do_not_go_to_azure(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_from_the_environment_are_not_sent_to_azure(monkeypatch: pytest.MonkeyPatch) -> None:
     def default(_: str | None) -> None:
         raise RuntimeError("the default credential was asked for")
 
@@ -235,7 +235,7 @@ def test_keys_of_the_environment_do_not_go_to_azure(monkeypatch: pytest.MonkeyPa
         greenroom.connect(ID)
 
 
-def test_a_key_of_the_environment_does_not_go_to_an_endpoint_of_azure(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_from_the_environment_is_not_sent_to_azure(monkeypatch: pytest.MonkeyPatch) -> None:
     def default(_: str | None) -> None:
         raise RuntimeError("the default credential was asked for")
 
@@ -257,7 +257,7 @@ def test_half_an_id_is_refused(url: str) -> None:
 
 def test_a_server_needs_an_id_and_an_id_one_server() -> None:
     for url in ("http://127.0.0.1:9", f"http://127.0.0.1:9{ID}"):
-        with pytest.raises(InvalidRequest, match="server must come with a pool id"):
+        with pytest.raises(InvalidRequest, match="server must be used with a pool id"):
             greenroom.connect(url, server="http://127.0.0.1:8")
 
 

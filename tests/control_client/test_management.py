@@ -57,7 +57,7 @@ async def test_a_pool_is_created_changed_and_deleted(arm: Arm, follow: str) -> N
     assert all("api-version=2026-07-01" in seen.target for seen in arm.seen)
 
 
-async def test_the_url_of_an_operation_is_asked_as_it_is(arm: Arm) -> None:
+async def test_the_url_of_an_operation_is_requested_unchanged(arm: Arm) -> None:
     async with client_of(arm) as client:
         await client.create(CI, BODY)
     asked = [seen.target for seen in arm.seen if "/statuses/" in seen.path]
@@ -65,7 +65,7 @@ async def test_the_url_of_an_operation_is_asked_as_it_is(arm: Arm) -> None:
     assert all(target.endswith("?api-version=2026-07-01&t=6384%2B1&c=a%20b") for target in asked)
 
 
-async def test_no_wait_returns_when_the_operation_has_begun(arm: Arm) -> None:
+async def test_no_wait_returns_when_the_operation_has_started(arm: Arm) -> None:
     arm.questions = 1_000_000
     async with client_of(arm) as client:
         created = await client.create(CI, BODY, wait=False)
@@ -86,7 +86,7 @@ async def test_pages_are_followed_to_the_last(arm: Arm) -> None:
         assert await client.list(SUBSCRIPTION, "none") == []
 
 
-async def test_a_busy_service_is_asked_again(arm: Arm) -> None:
+async def test_requests_to_a_busy_service_are_retried(arm: Arm) -> None:
     busy = refused(429, "TooManyRequests", "The request is being throttled.", **{"Retry-After": "0"})
     arm.answers.append(to("PUT", busy, times=2))
     async with client_of(arm) as client:
@@ -101,7 +101,7 @@ async def test_a_service_that_stays_busy_says_when_to_try_again(arm: Arm) -> Non
             await client.get(CI)
 
 
-async def test_a_pool_that_does_not_exist_is_an_error_with_those_that_do(arm: Arm) -> None:
+async def test_a_missing_pool_is_an_error_that_lists_the_existing_ones(arm: Arm) -> None:
     async with client_of(arm) as client:
         with pytest.raises(InvalidRequest, match="no pool 'ci' in the resource group 'rg', which has no pools"):
             await client.get(CI)
@@ -125,7 +125,7 @@ async def test_a_pool_that_does_not_exist_is_an_error_with_those_that_do(arm: Ar
         (500, "InternalServerError", ServiceFailed, "The service failed. what"),
     ],
 )
-async def test_each_refusal_has_its_exception(
+async def test_each_refusal_raises_its_exception(
     arm: Arm, status: int, code: str, error: type[Exception], message: str
 ) -> None:
     arm.answers.append(to("PUT", refused(status, code, "what"), times=9))
@@ -135,7 +135,7 @@ async def test_each_refusal_has_its_exception(
 
 
 @pytest.mark.parametrize("follow", ["Azure-AsyncOperation", ""])
-async def test_an_operation_that_fails_says_why(arm: Arm, follow: str) -> None:
+async def test_a_failed_operation_states_the_reason(arm: Arm, follow: str) -> None:
     arm.follow = follow
     arm.failure = {"code": "InvalidImage", "message": "The image 'none' does not exist."}
     async with client_of(arm) as client:
@@ -193,7 +193,7 @@ async def test_a_malformed_status_is_an_error(arm: Arm, body: bytes) -> None:
             await client.create(CI, BODY)
 
 
-async def test_a_list_that_goes_in_circles_ends(arm: Arm) -> None:
+async def test_a_circular_list_ends(arm: Arm) -> None:
     link = f"{arm.url}{GROUP}?api-version=1"
     arm.answers.append(to("GET", (200, {}, {"value": [], "nextLink": link}), times=99))
     async with client_of(arm) as client:
@@ -219,7 +219,7 @@ async def test_a_list_that_goes_in_circles_ends(arm: Arm) -> None:
         "/" + "x" * 9000,
     ],
 )
-def test_a_link_to_another_place_has_no_path(link: str) -> None:
+def test_a_link_to_another_endpoint_has_no_path(link: str) -> None:
     assert within("http://127.0.0.1", link) is None
 
 
@@ -247,7 +247,7 @@ def test_any_link_is_within_or_not(link: str) -> None:
         f"{GROUP}/ci".replace("/subscriptions", "/Subscriptions"),
     ],
 )
-def test_the_words_of_an_id_have_any_case(text: str) -> None:
+def test_the_words_of_an_id_can_have_any_case(text: str) -> None:
     assert PoolId.parse(text) == CI
     assert str(CI) == f"{GROUP}/ci"
 
@@ -260,7 +260,7 @@ def test_an_id_is_found_at_the_end_of_any_path(prefix: str, suffix: str) -> None
 
 
 @pytest.mark.parametrize("text", ["", "ci", GROUP, f"{GROUP}/a/b", f"{GROUP}/..", f"{GROUP}/a%2fb", f"{GROUP}/a?b"])
-def test_what_is_no_id_is_refused(text: str) -> None:
+def test_text_that_is_not_an_id_is_refused(text: str) -> None:
     with pytest.raises(InvalidRequest, match="must"):
         PoolId.parse(text)
 
@@ -293,7 +293,7 @@ async def test_a_credential_is_asked_for_a_token_of_resource_manager(tmp_path: P
     assert credential.scopes == ["https://management.azure.com/.default"]
 
 
-async def test_a_server_of_this_machine_gets_no_token_by_itself(arm: Arm) -> None:
+async def test_a_server_on_this_machine_gets_no_token_by_default(arm: Arm) -> None:
     arm.token = None
     async with ManagementClient(arm.url) as client:
         assert await client.list(SUBSCRIPTION) == []
@@ -318,13 +318,13 @@ def test_a_key_that_no_header_can_hold_is_not_shown() -> None:
     assert "secret" not in str(caught.value)
 
 
-async def test_a_server_that_is_not_running_is_told_with_what_starts_it() -> None:
+async def test_a_server_that_is_not_running_is_reported_with_the_command_to_start_it() -> None:
     async with ManagementClient("http://127.0.0.1:9") as client:
         with pytest.raises(ServiceFailed, match=r"No server is running at http://127\.0\.0\.1:9\. .*: greenroom serve"):
             await client.list(SUBSCRIPTION)
 
 
-async def test_a_call_that_is_given_up_leaves_nothing_behind(arm: Arm) -> None:
+async def test_an_abandoned_call_leaves_nothing_behind(arm: Arm) -> None:
     arm.questions = 1_000_000
     before = len(asyncio.all_tasks())
     async with client_of(arm) as client:
@@ -337,7 +337,7 @@ async def test_a_call_that_is_given_up_leaves_nothing_behind(arm: Arm) -> None:
     assert len(asyncio.all_tasks()) == before
 
 
-async def test_a_server_can_have_a_path_of_its_own(arm: Arm) -> None:
+async def test_a_server_can_have_its_own_path(arm: Arm) -> None:
     def moved(seen: Seen) -> Answer | None:
         assert seen.path.startswith("/behind/it/subscriptions/") or "/statuses/" in seen.path
         return (200, {}, {"value": []}) if seen.method == "GET" else None

@@ -80,7 +80,7 @@ def has_control_plane(url: str) -> bool:
     return listed.returncode == 0
 
 
-def test_each_command_prints_what_stands_below_it(tmp_path: Path) -> None:
+def test_each_command_prints_the_output_shown_below_it(tmp_path: Path) -> None:
     program = tmp_path / "bin" / "greenroom"
     program.parent.mkdir()
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m greenroom "$@"\n')

@@ -179,7 +179,7 @@ def test_options_are_those_of_az(arm: Arm) -> None:
     }
 
 
-def test_a_template_is_sent_as_it_is_and_yields_to_options(arm: Arm, tmp_path: Path) -> None:
+def test_a_template_is_sent_unchanged_and_options_override_it(arm: Arm, tmp_path: Path) -> None:
     file = tmp_path / "pool.json"
     file.write_text(json.dumps(TEMPLATE))
     body = put(arm, "--template", str(file), "--max-sessions", "7", "--secrets", "changed=3", "--cpu", "1")
@@ -251,13 +251,13 @@ WRONG = {
     ),
     "an image for code": (
         ["--image", "app:1"],
-        "--image must come with --container-type CustomContainer, not 'PythonLTS'",
+        "--image must be used with --container-type CustomContainer, not 'PythonLTS'",
     ),
     "no image": (["--container-type", "CustomContainer", "--target-port", "80"], "must have an --image"),
     "no port": (["--container-type", "CustomContainer", "--image", "a"], "must have a --target-port"),
-    "a password alone": (["--registry-password", "hunter2"], "must come with --registry-username"),
+    "a password alone": (["--registry-password", "hunter2"], "must be used with --registry-username"),
     "a secret without a name": (["--secrets", "hunter2"], "--secrets must have the form name=value"),
-    "a name": (["-n", "../x"], "the last one no hyphen, not '../x'"),
+    "a name": (["-n", "../x"], "end with a letter or digit, not '../x'"),
     "a group": (["-g", "a/b"], "must not end with a period, not 'a/b'"),
     "a template": (["--template", "/none"], "The template '/none' cannot be read"),
     "a server": (["--server", "http://example.com"], "must begin with https://"),
@@ -265,7 +265,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_what_is_wrong_is_told_before_anything_is_sent(arm: Arm, name: str) -> None:
+def test_invalid_options_are_reported_before_anything_is_sent(arm: Arm, name: str) -> None:
     arguments, message = WRONG[name]
     error = error_of(arm, "create", "-n", "ci", *arguments)
     assert message in error
@@ -287,7 +287,7 @@ def test_what_is_wrong_is_told_before_anything_is_sent(arm: Arm, name: str) -> N
         ('{"secrets": ["hunter2"], "containerType": "PythonLTS"}', "each of secrets must be a JSON object, not str"),
     ],
 )
-def test_a_bad_template_is_told(arm: Arm, tmp_path: Path, content: str, message: str) -> None:
+def test_a_bad_template_is_reported(arm: Arm, tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "pool.json").write_text(content)
     error = error_of(arm, "create", "-n", "ci", "--template", str(tmp_path / "pool.json"), "--secrets", "a=b")
     assert message in error
@@ -300,20 +300,20 @@ def test_an_update_must_change_something(arm: Arm) -> None:
     assert "must change something" in error_of(arm, "update", "-n", "ci")
 
 
-def test_a_pool_that_does_not_exist_is_told_with_those_that_do(arm: Arm) -> None:
+def test_a_missing_pool_is_reported_with_the_existing_ones(arm: Arm) -> None:
     arm.add("cii", "greenroom")
     for command in (["show"], ["update", "--max-sessions", "3"]):
         assert "Did you mean 'cii'? Pools: cii." in error_of(arm, *command, "-n", "ci")
     ended = Ended(arm, "delete", "-n", "ci", "-y")
-    assert (ended.code, ended.errors) == (0, "There was no pool 'ci'.\n")
+    assert (ended.code, ended.errors) == (0, "The pool 'ci' did not exist.\n")
 
 
-def test_a_deletion_must_be_confirmed(arm: Arm) -> None:
+def test_a_deletion_without_a_terminal_must_be_confirmed(arm: Arm) -> None:
     assert "must be confirmed with --yes" in error_of(arm, "delete", "-n", "ci")
     assert arm.seen == []
 
 
-def test_a_declared_pool_says_so(arm: Arm) -> None:
+def test_a_declared_pool_is_marked_as_declared(arm: Arm) -> None:
     arm.add("ci", "greenroom")["tags"] = {"greenroom:declared": "true", "greenroom:engine": "docker:"}
     assert "ci (declared)" in run(arm, "list")
     assert "cannot be changed here" in run(arm, "show", "-n", "ci")
@@ -332,7 +332,7 @@ def test_a_server_without_pools_says_how_to_create_one(arm: Arm) -> None:
     assert "Create one with: greenroom pool create" in Ended(arm, "list").errors
 
 
-def test_no_wait_prints_what_has_begun(arm: Arm) -> None:
+def test_no_wait_prints_the_started_operation(arm: Arm) -> None:
     arm.questions = 1_000_000
     assert "InProgress" in run(arm, "create", "-n", "ci", "--no-wait")
     run(arm, "update", "-n", "ci", "--max-sessions", "3", "--no-wait")
@@ -451,7 +451,7 @@ def test_an_interrupted_command_says_that_the_operation_continues(arm: Arm) -> N
 
 
 @pytest.mark.parametrize(("typed", "deleted"), [("y\n", True), ("n\n", False)])
-def test_a_deletion_is_asked_for_on_a_terminal(arm: Arm, typed: str, deleted: bool) -> None:
+def test_a_deletion_asks_for_confirmation_on_a_terminal(arm: Arm, typed: str, deleted: bool) -> None:
     arm.add("ci", "greenroom")
     code, shown = on_a_terminal(arm, "pool", "delete", "--name", "ci", typed=typed)
     assert "Delete the pool ci and its sessions?" in shown

@@ -63,7 +63,7 @@ def _no_session_is_left(_server: None) -> Generator[None, None, None]:
         output_of("stop", pool=pool)
 
 
-def test_variables_and_files_live_on_until_the_session_is_stopped(tmp_path: Path) -> None:
+def test_variables_and_files_are_kept_until_the_session_is_stopped(tmp_path: Path) -> None:
     (tmp_path / "sales.csv").write_text("month,sales\n1,10\n2,30\n")
     assert output_of("execute", "--code", "x = 21\nprint('set')") == "set\n"
     assert output_of("execute", "--code", "x * 2") == "42\n"
@@ -83,7 +83,7 @@ def test_variables_and_files_live_on_until_the_session_is_stopped(tmp_path: Path
     assert "NameError" in run("execute", "--code", "x").stderr
 
 
-def test_json_is_what_azure_and_az_print(tmp_path: Path) -> None:
+def test_json_is_the_same_as_from_azure_and_az(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("hello")
     execution = json.loads(output_of("execute", "--code", "print('out')\n6 * 7", "--output", "json"))
     assert execution["identifier"] == "user-0007"
@@ -156,10 +156,10 @@ def test_code_in_a_pool_of_shells_is_a_command() -> None:
 
 
 def test_a_shell_without_a_command_needs_a_terminal() -> None:
-    assert "must be given without a terminal" in str(run("shell").exception)
+    assert "Without a terminal, --command must be given" in str(run("shell").exception)
 
 
-def test_what_is_typed_runs_as_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_typed_lines_run_as_commands(monkeypatch: pytest.MonkeyPatch) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True
@@ -179,7 +179,7 @@ def test_what_is_typed_runs_as_commands(monkeypatch: pytest.MonkeyPatch) -> None
     assert (ended.value.code, out.getvalue()) == (0, "one\n")
 
 
-def test_a_container_that_runs_no_code_is_told(arm: Arm) -> None:
+def test_a_container_that_runs_no_code_is_reported(arm: Arm) -> None:
     with serving_arm() as container:
         arm.endpoint = container.url
         arm.add("custom", "greenroom", containerType="CustomContainer")
@@ -196,7 +196,7 @@ def test_bytes_of_a_file_are_printed_as_they_are(tmp_path: Path) -> None:
     assert run("show-file-content", "--filename", "a.bin").stdout_bytes == bytes(range(256))
 
 
-def test_what_does_not_exist_is_an_error(tmp_path: Path) -> None:
+def test_a_missing_session_or_file_is_an_error(tmp_path: Path) -> None:
     cases = {
         ("show",): "has no session 'user-0007'",
         ("show-file-content", "--filename", "none"): "none",
@@ -207,6 +207,6 @@ def test_what_does_not_exist_is_an_error(tmp_path: Path) -> None:
         result = run(*arguments)
         assert result.exit_code != 0
         assert message in str(result.exception), arguments
-    assert "must come with --subscription" in str(run("show", "--session-pool-location", "eastasia").exception)
+    assert "must be used with --subscription" in str(run("show", "--session-pool-location", "eastasia").exception)
     missing = run("execute", "--code", "1", pool="pythn")
     assert "Did you mean 'python'? Pools: python, shell." in str(missing.exception)

@@ -103,7 +103,7 @@ def answering(monkeypatch: pytest.MonkeyPatch, name: str, value: Any) -> list[An
 ROW = UsageRow("user-0007", 3, 1, 3660.0, 12, 2 * GIB, 5, 100.0, 1000.0 * GIB, 3 << 20, (GROUPS,), 0, 4)
 
 
-def test_usage_is_a_table_with_its_total(url: str, prices: str) -> None:
+def test_usage_prints_a_table_with_its_total(url: str, prices: str) -> None:
     lines = output_of("usage", "--by", "identifier", "--prices", prices, "--server", url).splitlines()
     titles = "identifier sessions runs seconds cpu s GiB s peak up down EUR here EUR in Azure"
     assert lines[0].split() == titles.split()
@@ -112,7 +112,7 @@ def test_usage_is_a_table_with_its_total(url: str, prices: str) -> None:
     assert lines[1].split()[-1] == "0.5000"
 
 
-def test_usage_is_json_for_programs(monkeypatch: pytest.MonkeyPatch, prices: str) -> None:
+def test_usage_prints_json_for_programs(monkeypatch: pytest.MonkeyPatch, prices: str) -> None:
     asked = answering(monkeypatch, "usage", UsageReport((ROW,), ROW, spare_cpu=36.0, dropped=2))
     printed = output_of(
         *("usage", "--by", "Identifier", "--since", "24h", "--pool", "ci", "-g", "team"),
@@ -130,7 +130,7 @@ def test_usage_is_json_for_programs(monkeypatch: pytest.MonkeyPatch, prices: str
     assert parameters["since"].startswith("20")
 
 
-def test_usage_tells_what_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_usage_reports_unknown_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     unknown = UsageRow("day", 2, unmeasured=2, sources=(UsageSource.NONE,), session_hours=2)
     estimated = UsageRow("day", 2, cpu=1.0, sources=(UsageSource.PROCESSES,), unmeasured=1)
     answering(monkeypatch, "usage", UsageReport((unknown,), estimated, omitted=5, spare_cpu=1.0, dropped=3))
@@ -200,7 +200,7 @@ def screen(*seen: Overview) -> Screen:
     return shown
 
 
-def test_top_is_one_plain_table_where_the_output_is_no_terminal(url: str) -> None:
+def test_top_prints_one_plain_table_without_a_terminal(url: str) -> None:
     result = run("top", "--server", url)
     assert "\x1b" not in result.stdout
     pools, sessions = result.stdout.strip().split("\n\n")
@@ -211,7 +211,7 @@ def test_top_is_one_plain_table_where_the_output_is_no_terminal(url: str) -> Non
     assert run("top", "--server", url, "--once").stdout.splitlines()[0] == pools.splitlines()[0]
 
 
-def test_top_is_json_for_programs(monkeypatch: pytest.MonkeyPatch, prices: str) -> None:
+def test_top_prints_json_for_programs(monkeypatch: pytest.MonkeyPatch, prices: str) -> None:
     answering(monkeypatch, "overview", overview())
     seen = json.loads(output_of("top", "--prices", prices, "--output", "json"))
     pool, silent = seen["pools"]
@@ -228,7 +228,7 @@ def test_top_can_show_one_pool(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "Pools: ci, silent" in str(run("top", "--pool", "other").exception)
 
 
-def test_the_screen_has_shares_of_processors_between_two_looks() -> None:
+def test_the_screen_shows_processor_shares_between_refreshes() -> None:
     assert "50%" not in drawn(screen(overview()))
     assert drawn(screen(overview(cpu=100.0), overview(cpu=101.0, wall=3662.0))).count(" 50%") == 2
     another = drawn(screen(overview(cpu=100.0), overview(cpu=101.0, wall=1.0)))  # a new session with the same name
@@ -248,7 +248,7 @@ def test_the_screen_fits_the_terminal() -> None:
     assert "executing" not in narrow.splitlines()[2]
 
 
-def test_the_screen_keeps_what_it_had_when_the_server_does_not_answer() -> None:
+def test_the_screen_keeps_its_content_when_the_server_does_not_respond() -> None:
     shown = screen(overview())
     shown.error = f"No server is running {HOSTILE}"
     drawing = drawn(shown)

@@ -69,7 +69,7 @@ class ScriptedSandbox(StreamSandbox):
         blocked: whether it takes nothing of what it is sent.
         freezes: what becomes of the next attempts to freeze it; then all succeed.
         freeze_takes: seconds that this takes, and thawing too.
-        thaw_fails: whether the engine does not answer when it is to be thawed.
+        thaw_fails: whether the engine does not respond when it is to be thawed.
         frozen: whether it is.
         freezings: how often it was frozen.
     """
@@ -135,7 +135,7 @@ class ScriptedSandbox(StreamSandbox):
     async def thaw(self) -> None:
         await asyncio.sleep(self.freeze_takes)
         if self.thaw_fails:
-            raise EngineUnavailable("The engine does not answer.")
+            raise EngineUnavailable("The engine does not respond.")
         self.frozen = False
 
     async def take_full_share(self) -> None:

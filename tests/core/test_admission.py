@@ -76,7 +76,7 @@ async def test_a_caller_waits_for_memory_and_gets_its_session() -> None:
 
 
 @in_virtual_time
-async def test_a_caller_is_refused_with_the_limit_what_is_left_and_what_helps() -> None:
+async def test_a_refusal_states_the_limit_the_remainder_and_a_remedy() -> None:
     pool = Pool(GIB, ready_session_instances=0, acquire_timeout=5)
     with pytest.raises(PoolFull) as caught:
         await pool.use("a")
@@ -101,7 +101,7 @@ async def test_sessions_are_admitted_only_as_far_as_memory_goes() -> None:
 
 
 @in_virtual_time
-async def test_many_small_ones_begin_without_waiting_for_readings_of_memory() -> None:
+async def test_many_small_sessions_start_without_waiting_for_memory_readings() -> None:
     """As forks do, 66 in a second: if each were taken for a large one, the starts of a second would need 7 GB."""
     options = {"ready_session_instances": 0, "max_concurrent_sessions": 600, "acquire_timeout": 600}
     durations: list[float] = []
@@ -116,7 +116,7 @@ async def test_many_small_ones_begin_without_waiting_for_readings_of_memory() ->
 
 
 @in_virtual_time
-async def test_large_ones_are_admitted_by_what_the_others_have_needed() -> None:
+async def test_large_sessions_are_admitted_by_the_memory_that_others_needed() -> None:
     pool = Pool(8 * GIB, needs=GIB, measured=True, ready_session_instances=0, acquire_timeout=5)
     for number in range(3):
         await pool.use(f"first-{number}")
@@ -129,7 +129,7 @@ async def test_large_ones_are_admitted_by_what_the_others_have_needed() -> None:
 
 
 @in_virtual_time
-async def test_what_others_have_needed_does_not_keep_a_small_one_out() -> None:
+async def test_the_memory_that_others_needed_does_not_keep_out_a_small_session() -> None:
     pool = Pool(16 * GIB, needs=4 * GIB, measured=True, ready_session_instances=0, acquire_timeout=5)
     for number in range(3):
         await pool.use(f"large-{number}")
@@ -141,7 +141,7 @@ async def test_what_others_have_needed_does_not_keep_a_small_one_out() -> None:
 
 
 @in_virtual_time
-async def test_a_pool_says_that_memory_is_short_for_its_warm_instances() -> None:
+async def test_a_pool_warns_that_memory_is_short_for_its_warm_instances() -> None:
     pool = Pool(2 * GIB, ready_session_instances=2)
     await asyncio.sleep(5)
     status = pool.allocator.status()
@@ -154,7 +154,7 @@ async def test_a_pool_says_that_memory_is_short_for_its_warm_instances() -> None
 
 
 @in_virtual_time
-async def test_warm_instances_are_not_replaced_while_sessions_still_begin() -> None:
+async def test_warm_instances_are_not_replaced_while_sessions_still_start() -> None:
     pool = Pool(8 * GIB, ready_session_instances=2)
     await asyncio.sleep(5)
     assert pool.allocator.status().ready == 2
@@ -171,7 +171,7 @@ async def test_warm_instances_are_not_replaced_while_sessions_still_begin() -> N
 
 
 @in_virtual_time
-async def test_none_is_kept_warm_where_starts_are_quick_and_some_again_where_they_are_not() -> None:
+async def test_sandboxes_are_kept_warm_only_where_starts_are_slow() -> None:
     pool = Pool(8 * GIB, start_takes=0.05)
     for number in range(4):
         await pool.use(f"a-{number}")
@@ -189,7 +189,7 @@ async def test_none_is_kept_warm_where_starts_are_quick_and_some_again_where_the
 
 
 @in_virtual_time
-async def test_a_number_that_was_set_is_kept_however_quick_starts_are() -> None:
+async def test_a_configured_number_is_kept_however_fast_starts_are() -> None:
     pool = Pool(8 * GIB, start_takes=0.05, ready_session_instances=1)
     for number in range(10):
         await pool.use(f"a-{number}")

@@ -80,7 +80,7 @@ async def test_a_command_that_ends_without_an_exit_code_is_a_violation(fields: d
             await listener.channel.shell(ShellCommand("true"), LIMITS, None)
 
 
-async def test_a_command_has_its_exit_code_and_what_ended_it() -> None:
+async def test_a_command_reports_its_exit_code_and_its_end() -> None:
     answers = iter([{"exit_code": 0}, {"exit_code": 7}, {"exit_code": 137, "oom": True}, {"exit_code": 0, "oom": True}])
 
     def answer(header: dict[str, Any], body: bytes) -> Iterator[bytes]:
@@ -102,7 +102,7 @@ def silent(*operations: str) -> Answer:
 
 
 @in_virtual_time
-async def test_what_the_code_wrote_and_showed_becomes_an_execution() -> None:
+async def test_text_and_displays_become_an_execution() -> None:
     answer = saying(
         lambda number: text(number, b"one\n"),
         lambda number: text(number, b"oh\n", "stderr"),
@@ -200,7 +200,7 @@ async def test_cancelling_interrupts_the_code_and_the_next_waits_for_its_end() -
 
 
 @in_virtual_time
-async def test_cancelling_one_that_waits_for_its_turn_sends_nothing() -> None:
+async def test_cancelling_a_queued_execution_sends_nothing() -> None:
     async with Listener(silent("execute")) as listener:
         first, second = (asyncio.create_task(listener.execute(code)) for code in ("first", "second"))
         await asyncio.sleep(1)
@@ -211,7 +211,7 @@ async def test_cancelling_one_that_waits_for_its_turn_sends_nothing() -> None:
 
 
 @in_virtual_time
-async def test_cancelling_one_whose_variables_are_on_their_way_sends_no_code() -> None:
+async def test_cancelling_while_variables_are_sent_sends_no_code() -> None:
     async with Listener() as listener:
         listener.channel.environment = Environment.parse({"A": "1"})
         listener.sandbox.blocked = True
@@ -236,7 +236,7 @@ async def test_cancelling_one_whose_variables_are_on_their_way_sends_no_code() -
         ({"code": -1000}, "WorkerCrashed", "killed by signal 1000 (unknown)"),
     ],
 )
-def test_the_end_of_the_worker_is_the_codes_failure(crash: dict[str, Any], name: str, value: str) -> None:
+def test_the_end_of_the_worker_fails_the_execution(crash: dict[str, Any], name: str, value: str) -> None:
     @in_virtual_time
     async def converse() -> Execution:
         async with Listener(saying(lambda number: done(number, crash=crash))) as listener:
@@ -279,7 +279,7 @@ async def test_a_display_can_be_updated_and_cleared() -> None:
 
 
 @in_virtual_time
-async def test_what_was_shown_is_in_order_with_its_errors() -> None:
+async def test_displays_and_errors_keep_their_order() -> None:
     error = {"name": "KeyError", "value": "key", "traceback": "third", "summary": "short"}
     answer = saying(
         lambda number: text(number, b"gone"),
@@ -352,7 +352,7 @@ async def test_a_clear_in_an_area_keeps_what_was_before_it() -> None:
 
 
 @in_virtual_time
-async def test_an_error_that_seemed_to_end_the_code_is_text_if_it_did_not() -> None:
+async def test_an_error_that_did_not_end_the_code_is_text() -> None:
     answer = saying(lambda number: shown_error(number, "lines", ends=True), done)
     async with Listener(answer) as listener:
         execution = await listener.execute()
@@ -371,7 +371,7 @@ async def test_a_clear_that_waits_is_done_by_the_next_output() -> None:
 
 
 @in_virtual_time
-async def test_a_runner_of_another_version_is_not_spoken_to() -> None:
+async def test_a_runner_of_another_version_is_refused() -> None:
     listener = Listener()
     listener.sandbox.say(encode({"ev": "ready", "version": 99}))
     with pytest.raises(SandboxLost, match="version 99"):
@@ -380,7 +380,7 @@ async def test_a_runner_of_another_version_is_not_spoken_to() -> None:
 
 
 @in_virtual_time
-async def test_a_runner_that_ends_before_it_is_ready_leaves_its_last_words() -> None:
+async def test_a_runner_that_ends_before_it_is_ready_leaves_its_diagnosis() -> None:
     listener = Listener()
     listener.sandbox.end("no module named IPython")
     with pytest.raises(SandboxLost, match="no module named IPython"):
@@ -426,7 +426,7 @@ async def test_closing_kills_and_gives_waiting_calls_the_reason() -> None:
 
 
 @in_virtual_time
-async def test_closing_while_code_is_being_stopped_is_a_loss_and_no_cancellation() -> None:
+async def test_closing_while_code_is_being_stopped_is_a_loss_and_not_a_cancellation() -> None:
     async with Listener(silent("execute", "interrupt")) as listener:
         waiting = asyncio.create_task(listener.execute())
         await asyncio.sleep(LIMITS.timeout + 0.5)
@@ -436,7 +436,7 @@ async def test_closing_while_code_is_being_stopped_is_a_loss_and_no_cancellation
 
 
 @pytest.mark.parametrize("call", ["execute", "upload", "delete_file"])
-def test_a_runner_that_takes_nothing_is_lost(call: str) -> None:
+def test_a_runner_that_reads_nothing_is_lost(call: str) -> None:
     """A process 1 that was stopped or starved: the pipe to it fills up, and the call must end nevertheless."""
 
     @in_virtual_time
@@ -726,7 +726,7 @@ def test_a_violation_of_the_protocol_ends_the_sandbox(said: bytes) -> None:
 
 
 @in_virtual_time
-async def test_done_counts_once() -> None:
+async def test_only_the_first_done_counts() -> None:
     answer = saying(done, lambda number: done(number, error={"name": "Late"}), lambda number: text(number, b"late"))
     async with Listener(answer) as listener:
         assert (await listener.execute()).succeeded
@@ -750,7 +750,7 @@ def test_an_unexpected_frame_ends_the_sandbox(kind: str, number: Any) -> None:
 
 
 @in_virtual_time
-async def test_the_reply_to_a_request_that_was_given_up_may_come_late() -> None:
+async def test_the_reply_to_an_abandoned_request_can_arrive_late() -> None:
     async with Listener(silent("stat")) as listener:
         for _ in range(3):
             request = asyncio.create_task(listener.channel.file("/mnt/data/a"))
@@ -766,7 +766,7 @@ async def test_the_reply_to_a_request_that_was_given_up_may_come_late() -> None:
 
 
 @in_virtual_time
-async def test_a_reply_may_come_at_the_moment_of_the_cancellation() -> None:
+async def test_a_reply_can_arrive_at_the_moment_of_cancellation() -> None:
     """As when a client of the server leaves in the middle of a download: it cost the session its sandbox."""
     async with Listener(silent("stat")) as listener:
         request = asyncio.create_task(listener.channel.file("/mnt/data/a"))
@@ -797,7 +797,7 @@ async def test_a_file_error_says_what_is_wrong() -> None:
 
 
 @in_virtual_time
-async def test_a_download_without_end_is_refused_at_the_limit() -> None:
+async def test_an_endless_download_is_refused_at_the_limit() -> None:
     def answer(header: dict[str, Any], body: bytes) -> Iterable[bytes]:
         if header["op"] == "open":
             return [reply(header["id"], file=1, entry={"path": "/mnt/data/a", "size": 5})]
@@ -869,7 +869,7 @@ async def test_text_in_small_pieces_takes_the_memory_of_its_bytes() -> None:
         assert (await waiting).stdout == "Ā" * count
 
 
-async def test_a_flood_of_frames_lets_others_have_their_turn() -> None:
+async def test_a_flood_of_frames_does_not_starve_others() -> None:
     async with Listener(silent("execute")) as flooded, Listener() as other:
         waiting = asyncio.create_task(flooded.execute())
         await asyncio.sleep(0)

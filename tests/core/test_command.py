@@ -100,7 +100,7 @@ def test_the_name_of_a_saved_file_is_one_printable_word(
     assert (tmp_path / NAME).exists()
 
 
-def test_each_file_is_saved_once_and_a_long_name_is_no_traceback(
+def test_each_file_is_saved_once_and_a_long_name_causes_no_traceback(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     code, _, error = run(monkeypatch, "-c", "open('😀' * 63, 'w').close()", "-o", str(tmp_path))
@@ -136,7 +136,7 @@ def test_undecodable_standard_input_is_a_line(monkeypatch: pytest.MonkeyPatch) -
     assert "Traceback" not in error
 
 
-def test_files_of_the_code_replace_others_on_request_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_files_of_the_code_replace_others_only_on_request(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "Makefile").write_text("mine")
     code = "with open('Makefile', 'w') as file: file.write('theirs')\nopen('new.txt', 'w').close()"
     _, _, error = run(monkeypatch, "-c", code, "-o", str(tmp_path))
@@ -175,7 +175,7 @@ def test_each_end_has_its_exit_code_and_its_line(monkeypatch: pytest.MonkeyPatch
     [
         (PoolFull("The pool is full: 1 of 1 sessions are in use.", sessions=1), 75),
         (SandboxLost("The sandbox ended."), 70),
-        (ServiceFailed("The service does not answer."), 70),
+        (ServiceFailed("The service does not respond."), 70),
         (EngineUnavailable("Nothing works here."), 2),
     ],
 )
@@ -209,7 +209,7 @@ def test_help_fills_its_lines(command: str) -> None:
         assert not line or not following or len(f" {line} {first_word}") > 78, line
 
 
-def test_doctor_is_a_table_with_what_to_do_below_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_prints_a_table_with_remedies_below_it(monkeypatch: pytest.MonkeyPatch) -> None:
     async def fail(*_: object) -> NoReturn:
         raise EngineUnavailable("It is not installed. Install it with: a command that is " + "long " * 40)
 

@@ -168,7 +168,7 @@ def test_egress_is_accepted_in_azures_words_or_ours(value: object, enabled: bool
     assert settings_of("memory:", network=value).spec.limits.network is enabled
 
 
-def test_without_any_engine_it_says_what_was_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_any_engine_the_error_lists_the_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(_options: object) -> Engine:
         raise greenroom.EngineUnavailable("It is not installed. Install it.")
 

@@ -130,7 +130,7 @@ def silence(_number: int) -> Iterable[bytes]:
 
 
 @in_virtual_time
-async def test_what_one_writes_the_others_read() -> None:
+async def test_objects_written_by_one_runner_are_read_by_the_others() -> None:
     first, second = Runner(), Runner()
     async with channels(Runner(left_out=[["lock", "it is a lock"]]), first, second) as (parent, *children):
         assert await copied(parent, children) == (NotCarried("lock", "it is a lock"),)
@@ -139,7 +139,7 @@ async def test_what_one_writes_the_others_read() -> None:
 
 
 @in_virtual_time
-async def test_what_cannot_be_read_is_left_out_of_the_next_attempt() -> None:
+async def test_an_unreadable_object_is_left_out_of_the_next_attempt() -> None:
     source, target = Runner(), Runner(failed=lambda time: [f"bad{time}", "no"] if time < 3 else None)
     async with channels(source, target) as (parent, *children):
         assert await copied(parent, children) == (NotCarried("bad1", "no"), NotCarried("bad2", "no"))
@@ -147,7 +147,7 @@ async def test_what_cannot_be_read_is_left_out_of_the_next_attempt() -> None:
 
 
 @pytest.mark.parametrize("end", ["parent", "child"])
-def test_failures_without_end_are_given_up(end: str) -> None:
+def test_endless_failures_are_abandoned(end: str) -> None:
     @in_virtual_time
     async def run() -> None:
         hostile = Runner(failed=lambda time: [f"bad{time}", "no\n"])
@@ -182,7 +182,7 @@ async def test_the_time_to_lease_sandboxes_does_not_count() -> None:
 
 
 @in_virtual_time
-async def test_what_is_named_as_left_out_is_limited() -> None:
+async def test_the_list_of_omitted_objects_is_limited() -> None:
     many = [[f"name{number}", "no"] for number in range(2 * MAX_LEFT_OUT)]
     target = Runner(failed=lambda time: ["bad", "no"] if time == 1 else None)
     async with channels(Runner(left_out=many), target) as (parent, *children):
@@ -204,7 +204,7 @@ _OF_PARENTS: list[dict[str, Callable[[int], Iterable[bytes]]]] = [
     _OF_PARENTS,
     ids=["no reply", "early end, no reply", "nothing", "ENOENT", "EACCES", "too long"],
 )
-def test_a_parent_that_breaks_off_is_lost(answers: dict[str, Callable[[int], Iterable[bytes]]]) -> None:
+def test_a_parent_that_disconnects_is_lost(answers: dict[str, Callable[[int], Iterable[bytes]]]) -> None:
     @in_virtual_time
     async def run() -> None:
         async with channels(but(Runner(), **answers), Runner()) as (parent, *children):
@@ -229,7 +229,7 @@ _OF_CHILDREN: list[dict[str, Callable[[int], Iterable[bytes]]]] = [
     _OF_CHILDREN,
     ids=["no reply", "early end, no reply", "nothing", "ENOENT", "EACCES"],
 )
-def test_a_child_that_breaks_off_fails_the_copy_alone(answers: dict[str, Callable[[int], Iterable[bytes]]]) -> None:
+def test_a_child_that_disconnects_fails_only_the_copy(answers: dict[str, Callable[[int], Iterable[bytes]]]) -> None:
     @in_virtual_time
     async def run() -> None:
         async with channels(Runner(), Runner(), but(Runner(), **answers)) as (parent, *children):
@@ -243,7 +243,7 @@ def test_a_child_that_breaks_off_fails_the_copy_alone(answers: dict[str, Callabl
 
 
 @in_virtual_time
-async def test_pieces_without_end_are_given_up() -> None:
+async def test_endless_pieces_are_abandoned() -> None:
     hostile = Runner(pieces=[bytes(1 << 20)] * 50)
     async with channels(hostile, Runner()) as (parent, *children):
         with pytest.raises(ForkFailed, match=r"must be at most 1,000 bytes, not 17 MiB or more"):

@@ -91,7 +91,7 @@ def test_a_session_every_ten_seconds_needs_one_ready_sandbox() -> None:
     assert decide(NOTHING, observed, WIDE, NOW).target == 1
 
 
-def test_a_rate_needs_more_than_its_mean() -> None:
+def test_a_rate_needs_more_ready_sandboxes_than_its_mean() -> None:
     """Two per second during a start: three would be enough for half of the sessions only."""
     observed = Observed(every(0.5), start_time=1.0, starts=100)
     decision = decide(NOTHING, observed, replace(WIDE, wait=0), NOW)
@@ -104,13 +104,13 @@ def test_few_starts_at_the_same_time_need_more_ready_sandboxes() -> None:
     assert decide(NOTHING, few, WIDE, NOW).target > decide(NOTHING, many, WIDE, NOW).target
 
 
-def test_where_starts_cannot_keep_up_the_ceiling_is_kept() -> None:
+def test_the_ceiling_is_kept_when_starts_cannot_keep_up() -> None:
     observed = Observed(every(0.5), start_time=1.0, starts=1)
     decision = decide(NOTHING, observed, replace(WIDE, ceiling=20), NOW)
     assert (decision.target, decision.reason) == (20, ReadyReason.CEILING)
 
 
-def test_a_wait_that_is_longer_than_a_start_needs_none_ready() -> None:
+def test_an_accepted_wait_longer_than_a_start_needs_no_ready_sandbox() -> None:
     observed = Observed(every(10), start_time=0.5, starts=4)
     assert decide(NOTHING, observed, replace(WIDE, wait=0.5), NOW).target == 0
 
@@ -122,7 +122,7 @@ def test_a_burst_is_remembered_for_the_next_one() -> None:
     assert decide(NOTHING, observed, WIDE, NOW + 1500).target == 0
 
 
-def test_what_the_recent_past_needed_is_what_would_have_been_enough() -> None:
+def test_the_number_needed_recently_would_have_been_enough() -> None:
     """Against a simulation of a pool with a fixed number of ready sandboxes."""
     chance = random.Random(7)
     times = [NOW - 800 + 40 * number + chance.random() for number in range(20) for _ in range(chance.randint(1, 9))]
@@ -145,7 +145,7 @@ def late(observed: Observed, wait: float, ready: int) -> float:
     return count / len(observed.arrivals)
 
 
-def test_where_memory_becomes_short_the_number_falls_and_nothing_is_started() -> None:
+def test_short_memory_lowers_the_number_and_starts_nothing() -> None:
     before = Decision(20, ReadyReason.DEMAND, NOW + HOLD)
     observed = Observed(every(0.1), 1.0, 2, ready=20, memory=Memory(16 * GIB, GIB))
     decision = decide(before, observed, ReadyGoal(0.1, 2, 20), NOW)
@@ -155,7 +155,7 @@ def test_where_memory_becomes_short_the_number_falls_and_nothing_is_started() ->
     assert decision.review_at is not None
 
 
-def test_one_session_at_its_own_limit_holds_nothing_back() -> None:
+def test_one_session_at_its_own_limit_blocks_no_other() -> None:
     observed = Observed(every(0.1), 1.0, 2, ready=20, memory=replace(PLENTY, stalled=0.9))
     assert decide(NOTHING, observed, ReadyGoal(0.1, 2, 20), NOW).target == 20
     scarce = replace(observed, memory=Memory(16 * GIB, 3 * GIB, stalled=0.9))
@@ -274,6 +274,6 @@ def test_it_grows_within_a_burst_and_falls_to_the_floor_step_by_step(count: int,
         assert second - first >= STEP - 5.1 if first > grown else second - first >= HOLD
 
 
-def test_a_long_time_without_a_decision_is_no_single_leap() -> None:
+def test_a_late_decision_lowers_the_target_in_steps() -> None:
     before = Decision(100, keep_until=NOW - 1000)
     assert decide(before, observed_of(), WIDE, NOW).target >= 40

@@ -29,7 +29,7 @@ trees = st.dictionaries(st.lists(names, min_size=1, max_size=4).map(tuple), st.b
 
 @settings(max_examples=examples(40), deadline=None)
 @given(tree=trees)
-def test_any_directory_comes_back_as_it_went(tree: dict[tuple[str, ...], bytes]) -> None:
+def test_any_directory_round_trips(tree: dict[tuple[str, ...], bytes]) -> None:
     prefixes = {parts[:count] for parts in tree for count in range(1, len(parts))}
     files = {"/".join(parts): content for parts, content in tree.items() if parts not in prefixes}
     with (
@@ -85,7 +85,7 @@ HOSTILE = [
 
 @pytest.mark.parametrize("directory", [False, True], ids=["file", "directory"])
 @pytest.mark.parametrize("path", HOSTILE, ids=lambda path: repr(path[:40]))
-def test_a_hostile_name_leads_nowhere(tmp_path: Path, path: str, directory: bool) -> None:
+def test_a_hostile_name_is_not_found(tmp_path: Path, path: str, directory: bool) -> None:
     place = tmp_path / "a/b"
     place.mkdir(parents=True)
     backend = Hostile(entry("/mnt/data/d/ok"), entry(path, directory=directory))
@@ -107,7 +107,7 @@ def test_a_list_that_contradicts_itself_is_refused_or_kept_whole(listed: list[tu
             assert kept >= {name for name, _ in listed}
 
 
-def test_a_directory_has_a_limit_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_directory_has_its_own_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(directories, "DOWNLOAD_LIMIT", 100)
     backend = Hostile(*(entry(f"/mnt/data/d/{number}") for number in range(50)))
     with scripted_pool(backend) as pool:
@@ -117,7 +117,7 @@ def test_a_directory_has_a_limit_of_its_own(tmp_path: Path, monkeypatch: pytest.
         assert pool.session().download("d", tmp_path / "local", limit=150).is_dir()
 
 
-def test_what_is_deleted_meanwhile_is_left_out_and_what_fails_is_not(tmp_path: Path) -> None:
+def test_a_file_deleted_meanwhile_is_left_out_but_a_failure_is_raised(tmp_path: Path) -> None:
     backend = Hostile(entry("/mnt/data/d/a"))
     with scripted_pool(backend) as pool:
         backend.error = FileMissing(errno.ENOENT, "gone", "a")
@@ -149,7 +149,9 @@ async def test_cancelling_leaves_nothing(tmp_path: Path) -> None:
         assert list(tmp_path.iterdir()) == []
 
 
-def test_too_much_is_refused_before_anything_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arguments_over_the_limits_are_refused_before_anything_is_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(directories, "MAX_FILES", 3)
     backend = ScriptedBackend()
     backend.file_limit = 10
@@ -203,7 +205,7 @@ def test_a_link_that_takes_the_place_of_a_directory_is_not_followed(tmp_path: Pa
         assert backend.contents["there"] == {"/mnt/data/there/a": b"first"}
 
 
-def test_the_directory_itself_may_be_a_link_and_stays_what_it_was(tmp_path: Path) -> None:
+def test_the_directory_itself_can_be_a_link_and_is_unchanged(tmp_path: Path) -> None:
     for name in ("one", "other"):
         (tmp_path / name).mkdir()
         for file in ("a", "b"):

@@ -60,7 +60,7 @@ def test_variables_that_keep_the_rules_are_taken_as_they_are(variables: dict[str
 @example({f"A{number}": SECRET for number in range(MAX_SIZE)})
 @example({"LD_PRELOAD": SECRET})
 @example({"LD_LIBRARY_PATH": SECRET})
-def test_all_others_are_refused_by_a_rule_that_shows_no_value(variables: dict[Any, Any]) -> None:
+def test_all_other_variables_are_refused_without_showing_a_value(variables: dict[Any, Any]) -> None:
     refused: list[ValueError] = []
     try:
         kept = Environment.parse(variables)
@@ -97,7 +97,7 @@ def test_the_largest_variables_fit_into_a_frame() -> None:
         ("", {}),
     ],
 )
-def test_variables_may_be_written_as_text(text: str, variables: dict[str, str]) -> None:
+def test_variables_can_be_written_as_text(text: str, variables: dict[str, str]) -> None:
     assert dict(PoolSettings.parse({"env": text}).env) == variables
 
 

@@ -89,18 +89,18 @@ async def test_no_method_blocks(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_unblocked")
-async def test_a_session_with_a_pool_of_its_own_does_not_block() -> None:
+async def test_a_session_with_its_own_pool_does_not_block() -> None:
     async with greenroom.session("memory:") as session:
         assert (await session.aexecute("1 + 1")).result == "2"
 
 
-def test_a_first_program_has_three_lines() -> None:
+def test_the_first_program_has_three_lines() -> None:
     with greenroom.session("memory:") as session:
         assert session.execute("1 + 1").result == "2"
     assert session.identifier
 
 
-def test_a_session_with_a_pool_of_its_own_ends_with_its_block(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_session_with_its_own_pool_ends_with_its_block(monkeypatch: pytest.MonkeyPatch) -> None:
     with greenroom.session("memory:") as session:
         session.execute("1")
     with pytest.raises(greenroom.PoolClosed):

@@ -110,7 +110,7 @@ def test_an_upload_is_not_there_until_it_is_complete(tree: FileTree, root: Path)
     assert names_in(root) == ["a"]
 
 
-def test_an_upload_that_is_given_up_leaves_nothing(tree: FileTree, root: Path) -> None:
+def test_an_abandoned_upload_leaves_nothing(tree: FileTree, root: Path) -> None:
     upload = Upload(tree, "/mnt/data/a")
     upload.write(b"half")
     upload.close()
@@ -190,7 +190,7 @@ def test_a_file_that_does_not_exist_is_missing(tree: FileTree, use: Callable[[Fi
         "//mnt/data/a",
     ],
 )
-def test_a_path_that_leads_out_is_refused(
+def test_a_path_out_of_the_session_is_refused(
     tree: FileTree, root: Path, use: Callable[[FileTree, str], object], path: str
 ) -> None:
     (root / "a").mkdir()
@@ -238,7 +238,7 @@ def test_a_list_does_not_go_through_links(tree: FileTree, root: Path) -> None:
     assert tree.snapshot(100) is not None
 
 
-def test_no_race_between_a_directory_and_a_link_leads_out(tree: FileTree, root: Path) -> None:
+def test_no_race_between_a_directory_and_a_link_escapes(tree: FileTree, root: Path) -> None:
     """A thread makes the directory a link to the outside and back, as quickly as it can."""
     way, outside = root / "way", root.parent / "outside"
     stop = threading.Event()
@@ -321,7 +321,7 @@ def test_a_directory_is_in_the_way_of_an_upload(tree: FileTree, root: Path) -> N
 # Odd trees
 
 
-def test_a_tree_may_be_deeper_than_a_list_goes(tree: FileTree, root: Path) -> None:
+def test_a_tree_can_be_deeper_than_a_list(tree: FileTree, root: Path) -> None:
     here = os.open(root, os.O_RDONLY)
     for _ in range(120):
         os.mkdir("d" * 100, dir_fd=here)
@@ -352,7 +352,7 @@ names = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"
 
 @settings(max_examples=examples(50), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(names)
-def test_any_name_will_do(tree: FileTree, name: str) -> None:
+def test_any_valid_file_name_round_trips(tree: FileTree, name: str) -> None:
     path = f"/mnt/data/{name}"
     assert put(tree, path)["path"] == path
     assert path in [entry["path"] for entry in tree.entries("/mnt/data", recursive=False)]
@@ -390,7 +390,7 @@ def test_a_name_that_is_not_text_is_found_as_it_is_listed(tree: FileTree, root: 
 
 
 @pytest.mark.parametrize("mode", [0o000, 0o400, 0o100])
-def test_a_directory_that_the_code_has_shut_hides_no_other(tree: FileTree, root: Path, mode: int) -> None:
+def test_a_directory_closed_by_the_code_hides_no_other(tree: FileTree, root: Path, mode: int) -> None:
     (root / "shut").mkdir()
     (root / "shut" / "inside").touch()
     (root / "visible").touch()
@@ -420,7 +420,7 @@ def test_a_name_that_is_too_long_leaves_nothing_open(tree: FileTree) -> None:
 
 
 @every_use
-def test_nothing_stays_open(tree: FileTree, root: Path, use: Callable[[FileTree, str], object]) -> None:
+def test_no_descriptor_stays_open(tree: FileTree, root: Path, use: Callable[[FileTree, str], object]) -> None:
     (root / "a").mkdir()
     (root / "a" / "file").write_bytes(b"x")
     before = descriptors()
@@ -481,7 +481,7 @@ def test_an_upload_and_a_download_in_pieces(host: Host) -> None:
         ("format", {}, errno.ENOSYS),
     ],
 )
-def test_a_refusal_is_a_number(host: Host, op: str, fields: dict[str, Any], number: int) -> None:
+def test_a_refusal_is_returned_as_an_errno(host: Host, op: str, fields: dict[str, Any], number: int) -> None:
     assert host.ask(op, **fields) == ({"errno": number}, b"")
 
 
@@ -494,7 +494,7 @@ def test_a_file_is_read_or_written_as_it_was_opened(host: Host) -> None:
         assert host.ask(op, file=2) == ({"errno": errno.EBADF}, b"")
 
 
-def test_after_its_end_an_upload_takes_no_more(host: Host) -> None:
+def test_an_ended_upload_accepts_no_more_data(host: Host) -> None:
     host.ask("open", path="/mnt/data/a", mode="w")
     host.ask("finish", file=1)
     assert "errno" in host.ask("write", b"more", file=1)[0]

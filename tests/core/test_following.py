@@ -116,7 +116,7 @@ async def test_a_burst_lets_the_pool_grow_for_the_next_one_and_then_it_shrinks()
 
 
 @in_virtual_time
-async def test_it_shrinks_step_by_step_and_says_so() -> None:
+async def test_the_pool_shrinks_step_by_step_and_logs_it() -> None:
     async with following(Machine(), ReadyGoal(0.1, 0, 20)) as allocator:
         await burst(allocator, "session", 20)
         seen: list[int] = []
@@ -149,7 +149,7 @@ async def test_while_memory_is_short_no_spare_sandbox_starts_but_sessions_are_se
 
 
 @in_virtual_time
-async def test_what_is_ready_above_the_floor_ends_when_memory_becomes_short() -> None:
+async def test_ready_sandboxes_above_the_floor_end_when_memory_becomes_short() -> None:
     machine = Machine()
     async with following(machine, ReadyGoal(0.1, 1, 20)) as allocator:
         await burst(allocator, "session", 20)
@@ -164,7 +164,7 @@ async def test_what_is_ready_above_the_floor_ends_when_memory_becomes_short() ->
 
 
 @in_virtual_time
-async def test_a_change_of_the_goal_holds_at_once() -> None:
+async def test_a_changed_goal_applies_immediately() -> None:
     async with following(Machine(), ReadyGoal(0.1, 4, 4)) as allocator:
         await asyncio.sleep(10)
         allocator.change(rules_of(ReadyGoal(0.1, 7, 7)), outdated=False)

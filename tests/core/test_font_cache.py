@@ -109,7 +109,7 @@ async def test_a_directory_of_another_user_is_not_shown(target: Path, level: str
 
 
 @as_root
-async def test_a_place_that_another_user_has_taken_is_left_alone(target: Path) -> None:
+async def test_a_directory_of_another_user_is_left_alone(target: Path) -> None:
     target.parent.mkdir(parents=True)
     os.chown(target.parent, OTHER, OTHER)
     with pytest.raises(PermissionError):
@@ -117,6 +117,6 @@ async def test_a_place_that_another_user_has_taken_is_left_alone(target: Path) -
     assert list(target.parent.iterdir()) == []
 
 
-def test_a_relative_place_is_not_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_cache_directory_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "cache")
     assert font_cache.place("/usr/bin/python3").is_relative_to(Path.home() / ".cache")

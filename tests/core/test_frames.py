@@ -119,7 +119,7 @@ frames = st.tuples(st.dictionaries(st.text(), values, max_size=5), st.binary(max
 
 
 @given(st.lists(frames, max_size=5), st.lists(st.integers(0, 2000)))
-def test_frames_survive_any_cut(sent: list[tuple[dict[str, Any], bytes]], cuts: list[int]) -> None:
+def test_frames_can_be_split_anywhere(sent: list[tuple[dict[str, Any], bytes]], cuts: list[int]) -> None:
     stream = b"".join(encode(header, body) for header, body in sent)
     places = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
     decoder = Decoder()
@@ -128,7 +128,7 @@ def test_frames_survive_any_cut(sent: list[tuple[dict[str, Any], bytes]], cuts: 
 
 
 @given(frames)
-def test_a_frame_comes_with_its_last_byte_and_not_before(frame: tuple[dict[str, Any], bytes]) -> None:
+def test_a_frame_is_delivered_with_its_last_byte_and_not_before(frame: tuple[dict[str, Any], bytes]) -> None:
     stream = encode(*frame)
     decoder = Decoder()
     assert [decoder.feed(stream[place : place + 1]) for place in range(len(stream))][:-1] == [[]] * (len(stream) - 1)
@@ -160,19 +160,19 @@ def test_a_size_over_the_limit_is_refused_before_anything_of_it_comes(header: in
         Decoder().feed(struct.pack(">II", header, body))
 
 
-def test_a_decoder_may_have_a_lower_limit() -> None:
+def test_a_decoder_can_have_a_lower_limit() -> None:
     assert Decoder(max_body=3).feed(encode({}, b"123")) == [({}, b"123")]
     with pytest.raises(FrameError, match="over the limit"):
         Decoder(max_body=3).feed(encode({}, b"1234"))
 
 
 @pytest.mark.parametrize(("header", "body"), [({"a": "x" * MAX_HEADER}, b""), ({}, bytes(MAX_BODY + 1))])
-def test_a_frame_over_the_limit_is_not_made(header: dict[str, Any], body: bytes) -> None:
+def test_a_frame_over_the_limit_is_not_created(header: dict[str, Any], body: bytes) -> None:
     with pytest.raises(FrameError, match="over the limit"):
         encode(header, body)
 
 
-def test_on_the_wire_are_two_lengths_the_header_and_the_body() -> None:
+def test_a_frame_is_two_lengths_a_header_and_a_body() -> None:
     wire = encode({"op": "x"}, b"body")
     assert wire[:8] == struct.pack(">II", len(wire) - 8 - 4, 4)
     assert json.loads(wire[8:-4]) == {"op": "x"}

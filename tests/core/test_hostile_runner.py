@@ -217,7 +217,7 @@ ASYNCHRONOUS: dict[str, Callable[[Session, Path], Coroutine[Any, Any, object]]] 
 
 
 @pytest.mark.parametrize("runner", RUNNERS)
-def test_a_blocking_call_ends_in_time_and_as_it_may(runner: str, tmp_path: Path) -> None:
+def test_a_blocking_call_ends_in_time_with_a_result_or_an_error(runner: str, tmp_path: Path) -> None:
     with hostile_pool(RUNNERS[runner]) as pool:
         for name, call in BLOCKING.items():
             began = time.monotonic()
@@ -230,7 +230,7 @@ def test_a_blocking_call_ends_in_time_and_as_it_may(runner: str, tmp_path: Path)
 
 
 @pytest.mark.parametrize("runner", RUNNERS)
-async def test_an_asynchronous_call_ends_in_time_and_as_it_may(runner: str, tmp_path: Path) -> None:
+async def test_an_asynchronous_call_ends_in_time_with_a_result_or_an_error(runner: str, tmp_path: Path) -> None:
     with hostile_pool(RUNNERS[runner]) as pool:
 
         async def survive(call: Callable[[Session, Path], Coroutine[Any, Any, object]]) -> None:
@@ -249,7 +249,7 @@ def resident() -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("runner", [name for name in RUNNERS if name.startswith("floods")])
-def test_a_flood_takes_no_memory_of_the_host(runner: str) -> None:
+def test_a_flood_takes_no_host_memory(runner: str) -> None:
     with hostile_pool(RUNNERS[runner]) as pool:
         before = resident()
         sessions = [pool.session() for _ in range(5)]

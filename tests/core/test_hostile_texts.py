@@ -94,7 +94,7 @@ BEGINNINGS = ["", "```", "```\n", "\x1b[", "data:a/b;base64,", "ImportError: ", 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("reader", READERS)
-def test_a_megabyte_of_anything_is_read_in_seconds(reader: str) -> None:
+def test_a_megabyte_of_any_content_is_read_in_seconds(reader: str) -> None:
     slow: list[tuple[str, str, float]] = []
     longest = dict.fromkeys(PIECES, 0.0)
     for beginning in BEGINNINGS:
@@ -138,7 +138,7 @@ def notebook_of(
     return cast("list[dict[str, Any]]", made["cells"][0]["outputs"])
 
 
-def test_a_cell_that_alternates_between_its_streams_takes_no_longer_than_it_writes() -> None:
+def test_a_cell_that_alternates_between_streams_takes_no_extra_time() -> None:
     size = 2_000  # of a piece
     events = [StreamText("stdout", "o" * size), StreamText("stderr", "e" * size)] * 8_000
     began = time.process_time()
@@ -149,7 +149,7 @@ def test_a_cell_that_alternates_between_its_streams_takes_no_longer_than_it_writ
 
 
 @pytest.mark.slow
-def test_a_display_that_is_updated_without_end_is_not_kept_in_all_its_forms() -> None:
+def test_an_endlessly_updated_display_keeps_only_its_latest_content() -> None:
     first, last = Output({"text/plain": "the first"}), Output({"text/plain": "the last"})
     kept: list[int] = []
 

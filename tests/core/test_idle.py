@@ -40,7 +40,7 @@ async def test_a_session_is_frozen_when_it_was_idle_for_so_long_and_its_next_use
 
 
 @in_virtual_time
-async def test_by_default_and_where_the_engine_cannot_nothing_is_frozen(caplog: pytest.LogCaptureFixture) -> None:
+async def test_nothing_is_frozen_by_default_or_without_engine_support(caplog: pytest.LogCaptureFixture) -> None:
     class Unable(ScriptedEngine):
         @property
         def freezes(self) -> bool:
@@ -54,13 +54,13 @@ async def test_by_default_and_where_the_engine_cannot_nothing_is_frozen(caplog: 
     assert "not frozen" in caplog.text
 
 
-def test_custom_containers_refuse_it() -> None:
+def test_custom_containers_cannot_be_frozen() -> None:
     with pytest.raises(InvalidRequest, match="idle_after cannot be combined with the container type CustomContainer"):
         PoolSettings.parse({"container": CustomContainer(image="alpine", target_port=80), "idle_after": 10})
 
 
 @in_virtual_time
-async def test_a_change_of_the_pool_begins_it_and_ends_it() -> None:
+async def test_changing_the_pool_starts_and_stops_freezing() -> None:
     engine = ScriptedEngine()
     async with pool_of(engine) as pool:
         await use(pool, "one")
@@ -75,7 +75,7 @@ async def test_a_change_of_the_pool_begins_it_and_ends_it() -> None:
 
 
 @in_virtual_time
-async def test_a_use_that_comes_while_it_is_being_frozen_waits_for_both_steps() -> None:
+async def test_a_use_during_freezing_waits_for_both_steps() -> None:
     engine = ScriptedEngine()
     async with pool_of(engine, idle_after=10) as pool:
         await use(pool, "one")
@@ -89,7 +89,7 @@ async def test_a_use_that_comes_while_it_is_being_frozen_waits_for_both_steps() 
 
 
 @in_virtual_time
-async def test_a_caller_that_gives_up_leaves_the_session_thawed_and_it_is_frozen_again() -> None:
+async def test_a_session_whose_caller_gives_up_is_thawed_and_frozen_again() -> None:
     engine = ScriptedEngine()
     async with pool_of(engine, idle_after=10) as pool:
         await use(pool, "one")
@@ -189,7 +189,7 @@ async def test_a_session_is_deleted_in_every_state(moment: float) -> None:
 
 
 @in_virtual_time
-async def test_a_frozen_session_cools_down_as_any_other() -> None:
+async def test_a_frozen_session_cools_down_like_any_other() -> None:
     engine = ScriptedEngine()
     async with pool_of(engine, idle_after=10) as pool:
         await use(pool, "one")

@@ -102,7 +102,7 @@ def test_a_full_disk_is_reported_and_leaves_nothing(
 
 
 @pytest.mark.parametrize("name", ["", "a\0b", "a\ud800b"])
-def test_a_name_that_no_file_can_have_is_refused(session: Session, name: str) -> None:
+def test_an_impossible_file_name_is_refused(session: Session, name: str) -> None:
     uses: list[Callable[[], object]] = [
         lambda: session.download("a.txt", name),
         lambda: session.upload(name),
@@ -113,7 +113,7 @@ def test_a_name_that_no_file_can_have_is_refused(session: Session, name: str) ->
             use()
 
 
-def test_a_picture_that_cannot_be_saved_is_refused(tmp_path: Path) -> None:
+def test_an_image_that_cannot_be_saved_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileRefused, match="No such file or directory"):
         Image("figure.png", "image/png", b"").save(tmp_path / "missing" / "figure.png")
 
@@ -137,7 +137,7 @@ def test_irregular_files_are_refused_without_blocking(session: Session, tmp_path
     assert session.download("a.txt") == b"content"
 
 
-def test_a_file_that_goes_while_it_is_read_is_uploaded_whole(
+def test_a_file_that_is_deleted_while_it_is_read_is_uploaded_whole(
     session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "large"
@@ -159,7 +159,7 @@ def test_a_file_that_cannot_be_read_to_its_end_is_named(session: Session) -> Non
         session.upload("/proc/self/mem", "b.txt")
 
 
-def test_a_file_over_the_limit_is_refused_before_a_session_begins(tmp_path: Path) -> None:
+def test_a_file_over_the_limit_is_refused_before_a_session_starts(tmp_path: Path) -> None:
     (tmp_path / "big.csv").touch()
     os.truncate(tmp_path / "big.csv", 200 << 20)
     with memory_pool(file_limit="128Mi") as pool:
@@ -185,7 +185,7 @@ class Source:
 
 
 @pytest.mark.parametrize("content", ["text", "", None, 5, [b"x"]])
-def test_what_is_read_must_be_bytes(session: Session, content: object) -> None:
+def test_a_source_must_return_bytes(session: Session, content: object) -> None:
     with pytest.raises(InvalidRequest, match=rf"must return bytes, not {type(content).__name__}"):
         session.upload(cast("Any", Source(content)), "b.txt")
 
@@ -208,7 +208,7 @@ def test_an_invalid_upload_source_is_named_by_its_type(session: Session, source:
         session.upload(source, "b.txt")
 
 
-def test_a_file_without_a_name_needs_one(session: Session, tmp_path: Path) -> None:
+def test_a_file_without_a_name_must_be_given_one(session: Session, tmp_path: Path) -> None:
     descriptor = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
     with open(descriptor, "rb") as numbered:  # noqa: PTH123
         for source in (io.BytesIO(b"x"), numbered):

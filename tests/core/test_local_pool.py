@@ -170,7 +170,7 @@ async def test_two_sessions_never_share_a_sandbox() -> None:
 
 
 @in_virtual_time
-async def test_a_start_gives_way_unless_somebody_waits_for_it() -> None:
+async def test_a_start_gives_way_unless_a_caller_waits_for_it() -> None:
     engine = ScriptedEngine()
     engine.ready_takes = 2
     async with pool_of(engine, ready_session_instances=1) as pool:
@@ -270,7 +270,7 @@ async def test_sessions_that_start_or_end_take_their_places_in_a_full_pool() -> 
 
 
 @in_virtual_time
-async def test_a_pool_full_of_busy_sessions_does_not_know_when() -> None:
+async def test_a_pool_full_of_busy_sessions_gives_no_estimate() -> None:
     async with pool_of(ScriptedEngine(), max_concurrent_sessions=1, acquire_timeout=10) as pool:
         busy = begin(pool, "busy", "wait")
         await asyncio.sleep(5)  # the one that comes first is the one that is served
@@ -311,7 +311,7 @@ async def test_a_waiting_caller_that_gives_up_leaves_no_trace() -> None:
 
 
 @in_virtual_time
-async def test_one_of_two_callers_of_a_session_may_give_up() -> None:
+async def test_one_of_two_callers_of_a_session_can_give_up() -> None:
     async with pool_of(ScriptedEngine()) as pool:
         one, other = begin(pool, "same"), begin(pool, "same")
         await asyncio.sleep(0.5)
@@ -320,7 +320,7 @@ async def test_one_of_two_callers_of_a_session_may_give_up() -> None:
 
 
 @in_virtual_time
-async def test_one_that_gives_up_at_the_moment_of_its_refusal_leaves_no_trace() -> None:
+async def test_a_caller_that_gives_up_at_the_moment_of_its_refusal_leaves_no_trace() -> None:
     async with pool_of(ScriptedEngine(), max_concurrent_sessions=1, acquire_timeout=10) as pool:
         await use(pool, "first")
         late = begin(pool, "late")
@@ -347,7 +347,7 @@ async def test_a_sandbox_without_a_waiting_caller_is_kept_for_a_while() -> None:
 
 
 @in_virtual_time
-async def test_a_failed_start_reaches_the_first_in_the_queue_alone() -> None:
+async def test_a_failed_start_fails_only_the_first_in_the_queue() -> None:
     engine = ScriptedEngine()
     engine.failures = [EngineUnavailable("The disk is full.")]
     async with pool_of(engine) as pool:
@@ -366,7 +366,7 @@ async def test_a_failed_start_reaches_the_first_in_the_queue_alone() -> None:
         (OSError(28, "No space left"), EngineUnavailable, r"did not start: \[Errno 28\] No space left"),
     ],
 )
-def test_a_failed_start_says_why(failure: Exception, kind: type[Exception], message: str) -> None:
+def test_a_failed_start_states_the_reason(failure: Exception, kind: type[Exception], message: str) -> None:
     @in_virtual_time
     async def fail() -> None:
         engine = ScriptedEngine()
@@ -392,7 +392,7 @@ async def test_failed_warm_starts_are_not_retried_immediately() -> None:
 
 
 @pytest.mark.parametrize("what", ["start_takes", "ready_takes"])
-def test_a_sandbox_that_never_becomes_ready_is_given_up(what: str) -> None:
+def test_a_sandbox_that_never_becomes_ready_is_abandoned(what: str) -> None:
     @in_virtual_time
     async def wait() -> None:
         engine = ScriptedEngine()
@@ -410,7 +410,7 @@ def test_a_sandbox_that_never_becomes_ready_is_given_up(what: str) -> None:
 
 
 @in_virtual_time
-async def test_a_sandbox_that_ends_immediately_is_a_failed_start_with_its_last_words() -> None:
+async def test_a_sandbox_that_ends_immediately_is_a_failed_start_with_its_diagnosis() -> None:
     class Stillborn(ScriptedEngine):
         async def start(self, spec: SandboxSpec) -> StreamSandbox:
             sandbox = await super().start(spec)
@@ -442,7 +442,7 @@ async def test_a_sandbox_that_ends_as_it_becomes_ready_is_not_leased() -> None:
 
 
 @in_virtual_time
-async def test_a_session_ends_after_its_own_time_without_use() -> None:
+async def test_a_session_ends_after_its_own_idle_time() -> None:
     async with pool_of(ScriptedEngine(), cooldown_period=300) as pool:
         short = Overrides(idle_timeout=60)
         pool.configure("short", short)
@@ -495,7 +495,7 @@ async def test_variables_are_sent_before_the_first_import_and_when_they_change()
 
 
 @in_virtual_time
-async def test_a_loss_while_code_runs_is_raised_and_the_next_use_begins_anew() -> None:
+async def test_a_loss_while_code_runs_is_raised_and_the_next_use_restarts_the_session() -> None:
     engine = ScriptedEngine()
     async with pool_of(engine) as pool:
         running = begin(pool, "user", "wait")
@@ -510,7 +510,7 @@ async def test_a_loss_while_code_runs_is_raised_and_the_next_use_begins_anew() -
 
 
 @in_virtual_time
-async def test_a_loss_between_two_uses_begins_the_session_anew() -> None:
+async def test_a_loss_between_two_uses_restarts_the_session() -> None:
     engine = ScriptedEngine()
     async with pool_of(engine) as pool:
         await use(pool, "user")
@@ -627,7 +627,7 @@ async def test_without_cool_down_a_session_ends_at_its_maximum_age() -> None:
 
 
 @in_virtual_time
-async def test_a_session_that_began_again_says_so_once() -> None:
+async def test_a_restarted_session_reports_it_once() -> None:
     engine = ScriptedEngine()
     async with pool_of(engine, cooldown_period=300) as pool:
         assert (await use(pool, "user")).session_restarted is None
@@ -641,11 +641,11 @@ async def test_a_session_that_began_again_says_so_once() -> None:
         await asyncio.sleep(1)
         assert (await use(pool, "user")).session_restarted == "lost"
         text = (await use(pool, "user")).text_for_model()
-        assert "began again" not in text
+        assert "started again" not in text
 
 
 @in_virtual_time
-async def test_a_session_that_reached_its_maximum_age_says_so() -> None:
+async def test_a_session_that_reached_its_maximum_age_reports_it() -> None:
     async with pool_of(ScriptedEngine(), lifecycle="on_container_exit", max_alive_period=3600) as pool:
         await use(pool, "user")
         await asyncio.sleep(3610)
@@ -653,11 +653,11 @@ async def test_a_session_that_reached_its_maximum_age_says_so() -> None:
         execution = await pool.execute("user", "x", timeout=None, on_event=events.append)
         assert execution.session_restarted == "limit_reached"
         assert events[-1] == execution
-        assert execution.text_for_model().startswith("The session reached its maximum age and began again: variables")
+        assert execution.text_for_model().startswith("The session reached its maximum age and started again: its")
 
 
 @in_virtual_time
-async def test_a_session_that_was_deleted_does_not_begin_again() -> None:
+async def test_a_deleted_session_does_not_start_again() -> None:
     async with pool_of(ScriptedEngine(), cooldown_period=300) as pool:
         for asleep in (1, 301):
             await use(pool, "user")
@@ -679,7 +679,7 @@ async def test_the_pool_remembers_a_bounded_number_of_ended_sessions(monkeypatch
 
 
 @in_virtual_time
-async def test_deleting_a_session_ends_what_it_runs() -> None:
+async def test_deleting_a_session_ends_its_executions() -> None:
     engine = ScriptedEngine()
     async with pool_of(engine) as pool:
         running, queued = begin(pool, "user", "wait"), begin(pool, "user")
@@ -724,7 +724,7 @@ async def test_deleting_waits_for_the_end_of_the_sandbox_and_so_does_its_place()
 
 
 @in_virtual_time
-async def test_a_closed_pool_has_ended_everything_and_serves_no_more() -> None:
+async def test_a_closed_pool_has_ended_everything_and_refuses_calls() -> None:
     engine = ScriptedEngine()
     async with pool_of(engine, ready_session_instances=2) as pool:
         await use(pool, "user")
@@ -818,7 +818,7 @@ async def test_a_session_does_not_cool_down_before_its_first_use() -> None:
 
 
 @in_virtual_time
-async def test_callers_that_give_up_leave_no_session_in_use() -> None:
+async def test_callers_that_give_up_do_not_leave_a_session_in_use() -> None:
     for moment in (0.0, 0.5, 1.0, 1.5):
         engine = ScriptedEngine()
         async with pool_of(engine, cooldown_period=300) as pool:

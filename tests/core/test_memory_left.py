@@ -39,7 +39,7 @@ def group(root: Path, place: str, **files: str) -> None:
         write(root, f"sys/fs/cgroup/{place}/{name.replace('_', '.', 1)}", text)
 
 
-def test_a_machine_has_what_its_kernel_calls_available(tmp_path: Path) -> None:
+def test_a_machine_has_the_memory_that_its_kernel_reports_as_available(tmp_path: Path) -> None:
     assert read_memory(machine(tmp_path)) == Memory(16 * GIB, 8 * GIB)
 
 
@@ -49,11 +49,11 @@ def test_waiting_for_memory_counts_where_every_process_waits(tmp_path: Path) -> 
     assert read_memory(root) == Memory(16 * GIB, 8 * GIB, 0.125)
 
 
-def test_without_proc_nothing_is_known(tmp_path: Path) -> None:
+def test_without_proc_memory_is_unknown(tmp_path: Path) -> None:
     assert read_memory(tmp_path) is None
 
 
-def test_a_container_has_what_its_group_leaves(tmp_path: Path) -> None:
+def test_a_container_has_the_memory_that_its_group_leaves(tmp_path: Path) -> None:
     root = machine(tmp_path, "0::/\n")
     full = "some avg10=0 avg60=0 avg300=0 total=1\nfull avg10=30.00 avg60=0 avg300=0 total=1\n"
     group(root, "", memory_max=f"{GIB}\n", memory_current=f"{900 * MIB}\n", memory_stat=STAT, memory_pressure=full)
@@ -76,7 +76,7 @@ def test_a_group_of_version_1_counts_its_children(tmp_path: Path) -> None:
     assert read_memory(root) == Memory(GIB, 524 * MIB)
 
 
-def test_a_limit_above_the_machines_memory_is_none(tmp_path: Path) -> None:
+def test_a_limit_above_the_machines_memory_is_ignored(tmp_path: Path) -> None:
     root = machine(tmp_path, "4:memory:/\n")
     for name in ("memory.limit_in_bytes", "memory.usage_in_bytes"):
         write(root, f"sys/fs/cgroup/memory/{name}", "9223372036854771712\n")
@@ -99,7 +99,7 @@ def test_no_file_of_the_kernel_is_taken_on_trust(
     assert found is None or 0 <= found.available <= max(found.total, 8 * GIB)
 
 
-def test_this_machine_has_some() -> None:
+def test_this_machine_has_available_memory() -> None:
     if not Path("/proc/meminfo").exists():
         pytest.skip("no /proc")
     found = read_memory()

@@ -90,7 +90,7 @@ def test_an_empty_pool_fills_up_to_its_ready_instances() -> None:
     assert plan(state_of(), rules_of(ready=2), NOW) == [Start(), Start()]
 
 
-def test_no_more_start_at_once_than_the_machine_can_take() -> None:
+def test_concurrent_starts_are_limited_to_the_capacity_of_the_machine() -> None:
     assert plan(state_of(starting(1)), rules_of(maximum=9, ready=9, max_concurrent_starts=3), NOW) == [Start(), Start()]
 
 
@@ -103,7 +103,7 @@ def test_the_sandbox_that_waited_longest_goes_first() -> None:
     assert plan(state, rules_of(), NOW) == [Lease(2, "a"), Lease(1, "b")]
 
 
-def test_one_that_comes_to_an_empty_pool_gets_a_sandbox_of_its_own() -> None:
+def test_a_caller_of_an_empty_pool_gets_its_own_sandbox() -> None:
     assert plan(state_of(waiting="a"), rules_of(ready=0), NOW) == [Start()]
 
 
@@ -111,11 +111,11 @@ def test_a_call_that_does_not_wait_still_gets_a_free_place() -> None:
     assert plan(state_of(waiting="a"), rules_of(acquire_timeout=0), NOW) == [Start()]
 
 
-def test_one_that_would_not_wait_for_a_place_is_refused_by_a_full_pool() -> None:
+def test_a_full_pool_refuses_a_caller_that_does_not_wait() -> None:
     assert plan(state_of(leased(1), waiting="a"), rules_of(maximum=1, acquire_timeout=0), NOW) == [Refuse("a")]
 
 
-def test_a_full_pool_lets_one_wait_and_then_refuses() -> None:
+def test_a_full_pool_lets_a_caller_wait_before_refusing_it() -> None:
     state, rules = state_of(leased(1, users=1), waiting="a"), rules_of(maximum=1, acquire_timeout=30)
     assert plan(state, rules, NOW + 29.9) == []
     assert next_due(state, rules, NOW) == NOW + 30
@@ -139,7 +139,7 @@ def test_a_session_cools_down_after_its_last_use() -> None:
     assert plan(state, rules, NOW + 1) == [End(1, EndCause.COOLED_DOWN)]
 
 
-def test_a_session_with_a_time_of_its_own_cools_down_then() -> None:
+def test_a_session_with_its_own_cool_down_time_uses_it() -> None:
     slot = leased(1, idle_for=59)
     slot.idle_timeout = 60
     state, rules = state_of(slot, leased(2, idle_for=59)), rules_of(cooldown=300)
@@ -163,7 +163,7 @@ def test_a_session_that_ends_with_its_sandbox_reaches_its_maximum_age_even_in_us
     assert plan(state, rules, NOW + 1) == [End(1, EndCause.MAX_AGE)]
 
 
-def test_a_sandbox_holds_its_place_until_it_is_gone() -> None:
+def test_a_sandbox_keeps_its_place_until_it_is_gone() -> None:
     assert plan(state_of(ending(1), waiting="a"), rules_of(maximum=1), NOW) == []
 
 
@@ -217,7 +217,7 @@ def test_an_idle_session_is_frozen_once() -> None:
     assert plan(state_of(leased(1, idle_for=99)), rules_of(), NOW) == [], "by default none is"
 
 
-def test_a_session_that_could_not_be_frozen_is_left_alone_for_a_while() -> None:
+def test_a_session_that_could_not_be_frozen_is_not_retried_for_a_while() -> None:
     slot = leased(1, idle_for=99)
     slot.awake_until = NOW + 5
     state, rules = state_of(slot), rules_of(idle_after=60)
@@ -225,7 +225,7 @@ def test_a_session_that_could_not_be_frozen_is_left_alone_for_a_while() -> None:
     assert next_due(state, rules, NOW) == NOW + 5
 
 
-def test_a_session_that_ends_is_not_frozen_before() -> None:
+def test_a_session_that_ends_is_not_frozen_first() -> None:
     assert plan(state_of(leased(1, idle_for=300)), rules_of(idle_after=60), NOW) == [End(1, EndCause.COOLED_DOWN)]
 
 
@@ -246,17 +246,17 @@ def test_where_memory_is_short_a_session_waits_for_it_and_is_refused() -> None:
     assert plan(short_of_memory(state, 2 * GIB), rules, NOW) == [Start()]
 
 
-def test_a_full_pool_is_the_reason_where_both_are() -> None:
+def test_a_full_pool_takes_precedence_over_short_memory() -> None:
     state = short_of_memory(state_of(leased(1), leased(2), leased(3), waiting="a"), 0)
     assert plan(state, rules_of(memory_reserve=GIB), NOW + 30) == [Refuse("a")]
 
 
-def test_a_ready_sandbox_is_leased_however_short_memory_is() -> None:
+def test_a_ready_sandbox_is_leased_even_if_memory_is_short() -> None:
     state = short_of_memory(state_of(ready(1), waiting="a"), 0)
     assert plan(state, rules_of(ready=1), NOW) == [Lease(1, "a")]
 
 
-def test_warm_sandboxes_are_the_first_that_there_is_no_memory_for() -> None:
+def test_short_memory_reduces_warm_sandboxes_first() -> None:
     rules = rules_of(maximum=9, ready=2, max_concurrent_starts=9, memory_reserve=GIB)
     enough_for_sessions = 2 * GIB - 1
     assert plan(short_of_memory(state_of(), enough_for_sessions), rules, NOW) == []
@@ -264,7 +264,7 @@ def test_warm_sandboxes_are_the_first_that_there_is_no_memory_for() -> None:
     assert plan(short_of_memory(state_of(), 3 * GIB), rules, NOW) == [Start(), Start()]
 
 
-def test_what_starts_takes_its_memory_in_advance() -> None:
+def test_a_starting_sandbox_reserves_its_memory() -> None:
     rules = rules_of(maximum=9, max_concurrent_starts=9, memory_reserve=0)
     state = short_of_memory(state_of(waiting="abcd"), 250 << 20)
     assert plan(state, rules, NOW) == [Start(), Start()]
@@ -277,7 +277,7 @@ def test_by_default_a_twentieth_of_the_memory_is_kept_free_and_at_most_a_gibibyt
     assert Memory(512 * GIB, 0).default_reserve == GIB
 
 
-def test_where_sandboxes_start_quickly_none_is_kept_ready_unless_a_number_is_set() -> None:
+def test_quickly_starting_sandboxes_are_kept_ready_only_if_a_number_is_set() -> None:
     state = state_of(ready(1))
     rules, as_set = rules_of(ready=1, none_if_quick=True), rules_of(ready=1)
     assert ready_target(state, rules) == 1

@@ -85,7 +85,7 @@ def outlives_its_period(session: Session, period: float) -> bool:
     return True
 
 
-def test_an_unused_session_cools_down_and_the_next_use_begins_anew() -> None:
+def test_an_unused_session_cools_down_and_the_next_use_starts_a_new_one() -> None:
     with pytest.warns(AzureRangeWarning):
         pool = memory_pool(cooldown_period=1, ready_session_instances=0)
     with pool:
@@ -143,7 +143,7 @@ def test_a_failed_start_reaches_waiting_callers_and_the_pool_continues() -> None
         assert pool.session("user").execute("1").result == "1"
 
 
-def test_a_full_pool_refuses_after_the_time_that_was_set() -> None:
+def test_a_full_pool_refuses_after_the_acquire_timeout() -> None:
     with pool_over(SlowEngine(), max_concurrent_sessions=2, acquire_timeout=0.2) as pool:
         for number in range(2):
             pool.session(f"user-{number}").execute("1")
@@ -156,7 +156,7 @@ def test_a_full_pool_refuses_after_the_time_that_was_set() -> None:
         assert 0 < caught.value.retry_after <= 300
 
 
-def test_a_closed_pool_refuses_and_says_what_to_do() -> None:
+def test_a_closed_pool_refuses_calls_with_advice() -> None:
     pool = memory_pool()
     session = pool.session()
     session.execute("1")
@@ -186,7 +186,7 @@ def test_closing_fails_running_and_waiting_calls() -> None:
     assert {type(error) for error in errors} == {greenroom.SandboxLost, greenroom.PoolClosed}
 
 
-def test_a_loop_that_is_closed_says_so_to_those_that_wait_for_it() -> None:
+def test_a_closed_loop_fails_the_calls_that_wait_for_it() -> None:
     loop = BackgroundLoop("a test")
     running = threading.Event()
     errors: list[BaseException] = []
@@ -352,7 +352,7 @@ class ByTurns(Talking):
         return greenroom.Execution("1", "succeeded", stdout="o" * 5_000, stderr="e" * 5_000)
 
 
-def test_text_of_both_streams_by_turns_is_joined_where_much_of_it_waits() -> None:
+def test_alternating_text_of_both_streams_is_joined_when_much_of_it_waits() -> None:
     backend = ByTurns()
     with scripted_pool(backend) as pool:
         stream = pool.session().stream("code")
@@ -392,7 +392,7 @@ def _outputs() -> int:
 
 
 @pytest.mark.parametrize("tells", [True, False])
-def test_a_submitted_execution_keeps_no_event_and_has_what_stood_when_it_was_cancelled(tells: bool) -> None:
+def test_a_cancelled_submitted_execution_has_its_output_so_far_and_no_events(tells: bool) -> None:
     told = greenroom.Execution("1", "cancelled", stdout="so far", outputs=(greenroom.Output({"text/plain": "last"}),))
     backend = Flood(told if tells else None)
     gc.collect()

@@ -36,7 +36,7 @@ class Started:
         return header, json.loads(body)
 
 
-def test_a_wake_pipe_that_is_full_does_not_end_the_supervisor() -> None:
+def test_a_full_wake_pipe_does_not_end_the_supervisor() -> None:
     program = """
 import json, os, sys
 from greenroom.runner.files import FileTree
@@ -80,7 +80,7 @@ def test_text_of_one_stream_is_merged_and_streams_keep_their_order(tree: FileTre
     assert started.run.due() is None
 
 
-def test_much_text_is_sent_immediately(tree: FileTree) -> None:
+def test_large_amounts_of_text_are_sent_immediately(tree: FileTree) -> None:
     started = Started(tree, text_limit=10 * TEXT_PIECE)
     started.run.add_text("stdout", bytes(TEXT_PIECE))
     assert [len(body) for _, body in started.sent] == [TEXT_PIECE]
@@ -172,7 +172,7 @@ def test_the_end_lists_new_and_changed_files(tree: FileTree, tmp_path: Path) -> 
     [b"", b"1", b"[]", b'"x"', b"{}", b'{"name": "x"}', b"\xff", b"[" * 100_000, b" " * (MAX_ENDING + 1)],
     ids=lambda body: repr(body[:20]),
 )
-def test_an_error_that_is_not_one_is_refused(body: bytes) -> None:
+def test_an_invalid_error_is_refused(body: bytes) -> None:
     with pytest.raises((ValueError, KeyError, TypeError, RecursionError)):
         parse_error(body)
 

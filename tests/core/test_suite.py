@@ -39,7 +39,7 @@ def test_a_difference_must_name_a_test(attribute: str) -> None:
         subclass(**{attribute: {"test_of_nothing": "a reason"}})
 
 
-def test_a_mark_of_one_subject_does_not_reach_the_others() -> None:
+def test_a_mark_on_one_subject_does_not_affect_the_others() -> None:
     different = subclass(known_differences={TEST: "a reason"})
     assert [mark.kwargs["reason"] for mark in getattr(different, TEST).pytestmark] == ["a reason"]
     assert not hasattr(getattr(FileSuite, TEST), "pytestmark")

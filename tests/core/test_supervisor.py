@@ -106,7 +106,7 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
         'frame({"ev": "error"}, b"[]")',
     ],
 )
-def test_what_follows_a_broken_frame_does_not_end_the_execution(sandbox: Sandbox, broken: str) -> None:
+def test_a_frame_after_a_broken_one_does_not_end_the_execution(sandbox: Sandbox, broken: str) -> None:
     """Otherwise the next one would begin in a worker that is about to end."""
     for _ in range(2):
         end = sandbox.execute(f"{broken}\ntime.sleep(0.3)\ndone()\ntime.sleep(0.3)\nos._exit(1)")
@@ -125,7 +125,7 @@ def test_orders_wait_while_a_worker_without_an_execution_ends(sandbox: Sandbox) 
 
 
 @pytest.mark.parametrize("body", ["b'[]'", "b'null'", "b'{}'", "bytes([255])", "b'[' * 100_000"])
-def test_a_broken_error_before_the_end_of_the_worker_ends_the_execution_alone(sandbox: Sandbox, body: str) -> None:
+def test_a_broken_error_before_the_worker_ends_fails_only_the_execution(sandbox: Sandbox, body: str) -> None:
     code = f"frame({{'ev': 'error'}}, {body})\nos._exit(1)"
     for _ in range(5):
         assert "crash" in sandbox.execute(code).header

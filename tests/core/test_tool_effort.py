@@ -85,7 +85,7 @@ def test_a_recursive_union_without_a_discriminator_has_a_limit(kind: Any) -> Non
         (Left, {"child": {"child": [[["x"]]]}}),
     ],
 )
-def test_what_takes_linear_time_is_not_limited(kind: Any, arguments: Any) -> None:
+def test_checks_in_linear_time_are_not_limited(kind: Any, arguments: Any) -> None:
     assert not refuses(kind, arguments)
 
 

@@ -67,12 +67,12 @@ def test_checks_take_linear_time(schema: dict[str, Any], arguments: dict[str, An
     assert time.thread_time() - began < 30
 
 
-def test_a_check_that_would_take_for_ever_fails() -> None:
+def test_a_check_that_would_never_finish_fails() -> None:
     with at_most(0.1), pytest.raises(CheckTooLong):
         definition(EXPONENTIAL).bind(nested(150))
 
 
-def test_code_learns_that_its_arguments_take_too_long_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_that_passes_too_complex_arguments_gets_an_error_and_continues(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("greenroom.tools.schemas._EFFORT", 0.2)
 
     async def handler(arguments: dict[str, Any]) -> int:

@@ -150,7 +150,7 @@ async def test_a_call_that_waits_for_hours_is_answered() -> None:
 
 
 @in_virtual_time
-async def test_a_call_that_is_given_up_is_cancelled_and_those_left_end_with_the_execution() -> None:
+async def test_an_abandoned_call_is_cancelled_and_the_remaining_ones_end_with_the_execution() -> None:
     ended: list[int] = []
 
     async def answer(call: ToolCall) -> ToolAnswer:
@@ -174,7 +174,7 @@ async def test_a_call_that_is_given_up_is_cancelled_and_those_left_end_with_the_
 
 
 @in_virtual_time
-async def test_an_application_that_breaks_answers_nevertheless() -> None:
+async def test_a_failing_application_still_answers_calls() -> None:
     async def answer(call: ToolCall) -> ToolAnswer:
         raise ZeroDivisionError
 
@@ -188,7 +188,7 @@ async def test_an_application_that_breaks_answers_nevertheless() -> None:
 
 
 @pytest.mark.parametrize("content", [b"no", b"", b"\xff", b"NaN", b"[" * 100_000, b"9" * 5000])
-async def test_a_client_that_answers_with_no_json_fails_the_call_and_not_the_session(content: bytes) -> None:
+async def test_a_client_answer_that_is_not_json_fails_only_the_call(content: bytes) -> None:
     async def answer(_call: ToolCall) -> ToolAnswer:
         return ToolAnswer(content)
 
@@ -258,7 +258,7 @@ async def test_code_that_computes_beside_a_parked_call_is_stopped_after_it() -> 
 
 
 @in_virtual_time
-async def test_calls_that_wait_for_their_turn_are_no_tasks() -> None:
+async def test_queued_calls_use_no_tasks() -> None:
     go, sent = asyncio.Event(), list[int]()
 
     async def answer(_call: ToolCall) -> ToolAnswer:
@@ -310,7 +310,7 @@ async def test_nothing_of_an_executions_calls_is_left_after_it() -> None:
     ],
 )
 @in_virtual_time
-async def test_calls_that_an_honest_runner_does_not_send_end_the_sandbox(frames: list[bytes]) -> None:
+async def test_invalid_calls_of_a_runner_end_the_sandbox(frames: list[bytes]) -> None:
     with pytest.raises(SandboxLost, match="violated the protocol"):
         await executed(calling(*frames, answers=[], ends_after=9), toolbox(calls=3, argument_bytes=100))
 
@@ -323,7 +323,7 @@ async def test_code_without_tools_cannot_call(frame: bytes) -> None:
 
 
 @in_virtual_time
-async def test_a_withdrawal_of_anything_is_ignored() -> None:
+async def test_an_invalid_withdrawal_is_ignored() -> None:
     numbers: list[Any] = [None, -1, 5, "1", [], True, 2**70]
     frames = [encode({"ev": "withdraw", "id": 1, "call": number}) for number in numbers]
     assert (await executed(calling(*frames, answers=[], ends_after=0), toolbox())).succeeded
@@ -399,7 +399,7 @@ json_values = st.recursive(
 
 @given(json_values)
 @settings(max_examples=examples(100), deadline=None)
-def test_json_stays_what_it_is(value: Any) -> None:
+def test_json_round_trips(value: Any) -> None:
     encoded = json.loads(encode_result(value, 1 << 20))
     assert encoded == json.loads(json.dumps(value).encode("utf-8", "replace")) or "\\ud" in json.dumps(value)
 
@@ -414,7 +414,7 @@ def test_a_result_is_within_its_limit_or_refused(value: Any, most: int) -> None:
 
 
 @pytest.mark.parametrize("number", [b"NaN", b"Infinity", b"-Infinity", b"1e999", b"-1e999"])
-def test_numbers_that_pass_any_bound_are_no_arguments(number: bytes) -> None:
+def test_infinite_numbers_are_not_valid_arguments(number: bytes) -> None:
     with pytest.raises(ArgumentsMalformed):
         decode_arguments(b'{"x":[%s]}' % number)
 
@@ -439,7 +439,7 @@ def test_any_schema_has_a_type(schema: Any) -> None:
     assert isinstance(annotation(schema, {"properties": schema}), str)
 
 
-def test_a_schema_that_grows_with_each_level_has_a_type_soon() -> None:
+def test_a_schema_that_grows_with_each_level_gets_a_type_quickly() -> None:
     nodes: dict[str, Any] = {
         f"n{level}": {"anyOf": [{"type": "array", "items": {"$ref": f"#/$defs/n{level + 1}"}}] * 1000}
         for level in range(10)
@@ -509,7 +509,7 @@ def test_a_closed_pool_leaves_no_thread() -> None:
     assert threading.active_count() <= before
 
 
-def test_a_process_that_can_start_no_thread_fails_calls_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_cannot_start_threads_fails_only_the_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     def work() -> int:
         return 1
 

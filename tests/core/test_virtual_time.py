@@ -10,7 +10,7 @@ import pytest
 from .virtual_time import in_virtual_time
 
 
-def test_an_hour_passes_immediately() -> None:
+def test_an_hour_of_virtual_time_passes_immediately() -> None:
     @in_virtual_time
     async def sleep() -> float:
         began = asyncio.get_running_loop().time()
@@ -22,7 +22,7 @@ def test_an_hour_passes_immediately() -> None:
     assert time.monotonic() - began < 60
 
 
-def test_waiting_for_what_never_comes_fails() -> None:
+def test_waiting_for_an_event_that_never_comes_fails() -> None:
     @in_virtual_time
     async def wait() -> None:
         await asyncio.Event().wait()
@@ -31,7 +31,7 @@ def test_waiting_for_what_never_comes_fails() -> None:
         wait()
 
 
-def test_a_task_that_is_left_over_fails() -> None:
+def test_a_leftover_task_fails() -> None:
     @in_virtual_time
     async def leave() -> None:
         leave.task = asyncio.create_task(asyncio.sleep(1))  # type: ignore[attr-defined]

@@ -77,7 +77,7 @@ def test_a_container_that_prints_without_end_fills_nothing() -> None:
     assert lines[-2:] == ["[65,273,856 bytes were left out]", "the end"]
 
 
-def test_a_container_of_docker_is_heard(image: str, tmp_path: Path) -> None:
+def test_the_output_of_a_docker_container_is_logged(image: str, tmp_path: Path) -> None:
     path = tmp_path / "pool.log"
     made = template(image, scaleConfiguration={"maxConcurrentSessions": 5, "readySessionInstances": 0})
     with greenroom.connect("docker:", template=made, log=path, console_log=True) as pool:

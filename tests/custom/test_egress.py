@@ -127,7 +127,7 @@ def test_another_machine_is_reached_through_the_proxy(session: Session, outside:
     assert run(session, MANY, url=f"http://{outside}:8000/") == ["120"]
 
 
-def test_neither_this_machine_nor_its_containers_are_reached(session: Session, image: str) -> None:
+def test_this_machine_and_its_containers_cannot_be_reached(session: Session, image: str) -> None:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200)
@@ -162,7 +162,7 @@ def test_neither_this_machine_nor_its_containers_are_reached(session: Session, i
         docker("rm", "--force", other)
 
 
-def test_there_is_no_other_way_out(session: Session, outside: str) -> None:
+def test_containers_with_egress_have_no_other_route(session: Session, outside: str) -> None:
     code = """
 import socket
 print(",".join(name for _, name in socket.if_nameindex()))
@@ -187,7 +187,7 @@ except OSError as error:
         ("nonsense", 400),
     ],
 )
-def test_what_is_not_a_request_to_a_proxy_is_refused(session: Session, head: str, status: int) -> None:
+def test_invalid_proxy_requests_are_refused(session: Session, head: str, status: int) -> None:
     code = """
 import os, socket
 from urllib.parse import urlsplit
@@ -199,7 +199,7 @@ print(connection.recv(1000).decode().split(" ")[1])
     assert run(session, code, head=head) == [str(status)]
 
 
-def test_what_is_elsewhere() -> None:
+def test_only_public_and_private_hosts_count_as_elsewhere() -> None:
     for address in ("127.0.0.1", "0.0.0.0", "169.254.169.254", "224.0.0.1", "::1", "fe80::1", "::", "::ffff:127.0.0.1"):
         assert not is_elsewhere(ipaddress.ip_address(address)), address
     for address in ("168.63.129.16", "100.100.100.200", "192.0.0.192", "fd00:ec2::254", "fd20:ce::254"):

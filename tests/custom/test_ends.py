@@ -69,7 +69,7 @@ def test_containers_end_with_a_killed_owner(image: str, code: str) -> None:
     assert within(60, lambda: nothing_is_left(owner.pid)), containers_of(owner.pid)
 
 
-def test_a_container_that_exits_at_once_is_an_error_with_its_last_lines(image: str) -> None:
+def test_a_container_that_exits_immediately_is_an_error_with_its_last_lines(image: str) -> None:
     with connect(image, command=("sh", "-c", "echo cannot find the model >&2; exit 7")) as pool:
         began = time.monotonic()
         with pytest.raises(EngineUnavailable) as raised:

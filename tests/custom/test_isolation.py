@@ -160,7 +160,7 @@ def test_the_relay_cannot_be_ended_stopped_or_starved(attacker: Session) -> None
     assert attacker.request("GET", "/").text == "hello"
 
 
-def test_there_are_no_privileges_and_no_way_to_get_any(attacker: Session) -> None:
+def test_privileges_are_missing_and_cannot_be_gained(attacker: Session) -> None:
     found = outcomes(
         attacker,
         """
@@ -209,7 +209,7 @@ def test_processes_of_others_are_not_visible(attackers: SessionPool, attacker: S
         assert attacker.request("GET", "/state").json() == {}
 
 
-def test_limits_hold_for_the_session_alone(attackers: SessionPool) -> None:
+def test_limits_apply_only_to_the_session(attackers: SessionPool) -> None:
     neighbour = attackers.session("neighbour")
     neighbour.request("POST", "/state", json={"kept": True})
     with attackers.session() as session:

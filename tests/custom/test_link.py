@@ -24,7 +24,7 @@ def linked() -> tuple[Link, list[Channel]]:
     return host, opened
 
 
-async def test_a_connection_beyond_the_limit_waits_for_a_place_and_harms_no_other() -> None:
+async def test_a_connection_beyond_the_limit_waits_without_harming_others() -> None:
     host, opened = linked()
     channels = [await host.open(PORT.pack(80)) for _ in range(MOST_OPEN)]
     waiting = [asyncio.create_task(host.open(PORT.pack(80))) for _ in range(3)]

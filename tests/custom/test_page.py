@@ -14,7 +14,9 @@ pytestmark = pytest.mark.slow
 PAGE = (Path(__file__).parents[2] / "docs/custom-containers.md").read_text()
 
 
-def test_each_example_prints_what_stands_below_it(image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_example_prints_the_output_shown_below_it(
+    image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (template,) = re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)
     assert f'"{image}"' in template

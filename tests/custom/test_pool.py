@@ -108,7 +108,7 @@ async def nonsense(_: ScriptedContainer, reader: asyncio.StreamReader, writer: a
         (nonsense, r"with the error: The container sent a response that is not valid HTTP/1\.1: .* Its last output:"),
     ],
 )
-async def test_the_way_in_which_a_probe_fails_is_told(program: Program, message: str) -> None:
+async def test_the_reason_for_a_failed_probe_is_reported(program: Program, message: str) -> None:
     engine = ScriptedContainers(program)
     probe = {"startup": {"path": "/ready", "period": 0.2, "timeout": 0.2, "failure_threshold": 2}}
     with pytest.warns(match="Azure accepts"):

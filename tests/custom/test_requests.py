@@ -66,13 +66,13 @@ def test_a_request_arrives_as_it_was_made(session: Session) -> None:
         ({}, None, ""),
     ],
 )
-def test_bodies(session: Session, body: dict[str, Any], kind: str | None, text: str) -> None:
+def test_request_bodies_arrive(session: Session, body: dict[str, Any], kind: str | None, text: str) -> None:
     reply = echoed(session.request("POST", "/echo", **body))
     assert reply["text"] == text
     assert dict(reply["headers"]).get("Content-Type") == kind
 
 
-async def test_the_asynchronous_twins(pool: SessionPool) -> None:
+async def test_the_asynchronous_methods_work(pool: SessionPool) -> None:
     async def pieces() -> AsyncIterator[bytes]:
         for number in range(3):
             yield b"%d" % number
@@ -94,7 +94,7 @@ async def test_the_asynchronous_twins(pool: SessionPool) -> None:
     await session.adelete()
 
 
-async def test_more_requests_at_a_time_than_the_relay_holds_wait_for_a_place(pool: SessionPool) -> None:
+async def test_requests_over_the_limit_of_the_relay_wait_for_a_place(pool: SessionPool) -> None:
     async with asyncio.timeout(120):
         session = pool.session()
         responses = await asyncio.gather(*(session.arequest("GET", "/") for _ in range(200)))
@@ -145,7 +145,7 @@ def test_headers_are_found_by_any_case_and_kept_apart(session: Session) -> None:
         ("/slow", 0.5, r"did not respond within 0\.5 seconds to GET /slow"),
     ],
 )
-def test_what_a_container_does_wrong_is_an_error(
+def test_an_invalid_response_of_a_container_is_an_error(
     session: Session, path: str, timeout: float | None, message: str
 ) -> None:
     with pytest.raises(ServiceFailed, match=message):
@@ -190,7 +190,7 @@ def test_no_other_verb_works_and_each_names_request(session: Session) -> None:
             call()
 
 
-def test_a_session_of_code_names_what_to_use_instead() -> None:
+def test_a_session_of_code_names_the_methods_to_use_instead() -> None:
     with (
         memory_pool(ready_session_instances=0) as pool,
         pytest.raises(InvalidRequest, match=r"PythonLTS must be used with execute\(\).*not with request\(\)"),

@@ -161,14 +161,14 @@ async def test_a_client_that_leaves_ends_its_request(server: Server, path: str) 
     await eventually(lambda: not in_flight(server))
 
 
-async def test_a_path_may_look_like_a_pools_in_its_middle(server: Server) -> None:
+async def test_a_path_can_look_like_a_pools_path_in_its_middle(server: Server) -> None:
     path = "/a/subscriptions/x/resourceGroups/y/sessionPools/z/b"
     async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
         response = await client.get(f"{path}?identifier=user-0001")
     assert response.text.startswith(f"GET {path}?")
 
 
-async def test_a_length_beside_chunks_does_not_count(server: Server) -> None:
+async def test_a_content_length_is_ignored_for_chunked_bodies(server: Server) -> None:
     async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
         assert (await client.get("/chunks?identifier=user-0001")).text == "whole"
         response = await client.get("/hints?identifier=user-0001")
@@ -178,14 +178,14 @@ async def test_a_length_beside_chunks_does_not_count(server: Server) -> None:
 @pytest.mark.parametrize(
     "path", ["/../other", "/a/%2e%2e/b", "/./a", "/.management/listSessions", "/a?identifier=another-one"]
 )
-async def test_a_path_stays_in_its_session_on_every_pool(server: Server, path: str) -> None:
+async def test_a_path_cannot_leave_its_session_on_any_pool(server: Server, path: str) -> None:
     pool = await greenroom.aconnect(server.url)
     async with pool:
         with pytest.raises(InvalidRequest, match="must not"):
             await pool.session("user-0001").arequest("GET", path)
 
 
-async def test_headers_of_one_name_stay_apart_through_our_client(server: Server) -> None:
+async def test_headers_of_one_name_stay_separate_through_the_greenroom_client(server: Server) -> None:
     async with greenroom.aconnect(server.url) as pool:
         response = await pool.session("user-0001").arequest("GET", "/headers")
         assert response.headers.get_list("set-cookie") == ["a=1", "b=2"]
@@ -252,7 +252,7 @@ async def test_errors_have_azures_form() -> None:
         assert "does not accept connections on port 80" in response.json()["error"]["message"]
 
 
-async def test_our_client_sends_requests_through_the_server() -> None:
+async def test_the_greenroom_client_sends_requests_through_the_server() -> None:
     async with serving(max_concurrent_sessions=1, acquire_timeout=0) as (server, engine):
         async with greenroom.aconnect(server.url, acquire_timeout=0) as pool:
             session = pool.session("user-0001")
@@ -270,7 +270,7 @@ async def test_our_client_sends_requests_through_the_server() -> None:
         assert len(engine.started) == 1
 
 
-async def test_sessions_are_managed_beside_the_containers_own_paths() -> None:
+async def test_sessions_are_managed_next_to_the_containers_own_paths() -> None:
     async with serving() as (server, engine), httpx.AsyncClient(base_url=server.url, timeout=60) as client:
         query = {"identifier": "user-0001"}
         missing = await client.post("/.management/getSession", params=query)
@@ -323,7 +323,7 @@ def _descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-async def test_connections_that_are_reset_at_once_leave_no_descriptors(server: Server) -> None:
+async def test_connections_that_are_reset_immediately_leave_no_descriptors(server: Server) -> None:
     async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
         assert (await client.get("/?identifier=user-0001")).status_code == 200
     before = _descriptors()

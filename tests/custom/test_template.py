@@ -66,7 +66,7 @@ def settings_of(resource: object, **options: Any) -> PoolSettings:
     return PoolSettings.parse(with_template({"template": resource, **options}))
 
 
-def test_everything_that_azure_knows_is_understood() -> None:
+def test_every_property_of_azure_is_understood() -> None:
     settings = settings_of(FULL, secrets={"key": "hidden-2"}, max_concurrent_sessions=7)
     container = settings.container
     assert container is not None
@@ -144,7 +144,7 @@ def at(*path: int | str, value: Any) -> Callable[[dict[str, Any]], None]:
         ),
         (
             at("properties", "containerType", value="PythonLTS"),
-            "properties.customContainerTemplate must come with the type CustomContainer, not PythonLTS.",
+            "properties.customContainerTemplate must be used with the type CustomContainer, not PythonLTS.",
         ),
         (
             at("properties", "containerType", value="JavaLTS"),
@@ -220,7 +220,7 @@ def at(*path: int | str, value: Any) -> Callable[[dict[str, Any]], None]:
         (at(*CONTAINERS, "resources", "memory", value="much"), "The option memory must be a number of bytes or a size"),
     ],
 )
-def test_what_azure_does_not_know_or_allow_is_named(change: Callable[[dict[str, Any]], None], message: str) -> None:
+def test_properties_that_azure_does_not_allow_are_named(change: Callable[[dict[str, Any]], None], message: str) -> None:
     resource = copy.deepcopy(FULL)
     change(resource)
     with pytest.raises(InvalidRequest) as raised:
@@ -234,7 +234,7 @@ def test_what_azure_does_not_know_or_allow_is_named(change: Callable[[dict[str, 
     [
         ({"template": "/nowhere/custom.json"}, "The template '/nowhere/custom.json' cannot be read: "),
         ({"template": 5}, "The option template must be the path of a JSON file, not 5."),
-        ({"secrets": {"a": "b"}}, "The option secrets must come with a template"),
+        ({"secrets": {"a": "b"}}, "The option secrets must be used with a template"),
         ({"template": {}, "container": {"image": "x"}}, "either a template or a container, not both"),
         ({"template": FULL, "secrets": {"key": 5}}, "The value of the secret 'key' must be str, not int."),
         ({"container": {"image": "x", "prot": 1}}, "Unknown option 'container.prot'. Options: args, command, env, "),
@@ -246,7 +246,7 @@ def test_what_azure_does_not_know_or_allow_is_named(change: Callable[[dict[str, 
         ),
         (
             {"container_type": "PythonLTS", "container": {"image": "x"}},
-            "container must come with the container type CustomContainer, not PythonLTS",
+            "container must be used with the container type CustomContainer, not PythonLTS",
         ),
     ],
 )
@@ -267,6 +267,6 @@ def test_values_of_environment_variables_are_not_shown() -> None:
     assert "hidden" not in str(raised.value)
 
 
-def test_bubblewrap_says_that_it_cannot() -> None:
+def test_bubblewrap_refuses_custom_containers() -> None:
     with pytest.raises(greenroom.EngineUnavailable, match="The engine bubblewrap cannot run custom containers"):
         greenroom.connect("bubblewrap:", container={"image": "x"})

@@ -106,7 +106,7 @@ def engine_image() -> None:
     engine_pool("docker:", ready_session_instances=0).close()
 
 
-def test_the_two_files_differ_in_the_engine_alone() -> None:
+def test_the_two_files_differ_only_in_the_engine() -> None:
     both = [yaml.safe_load((DEPLOY / name).read_text()) for name in ("compose.yaml", "compose.bubblewrap.yaml")]
     first, second = (content["services"]["greenroom"] for content in both)
     different = {key for key in first | second if first.get(key) != second.get(key)}

@@ -54,7 +54,7 @@ def test_bubblewrap_runs_in_the_opened_container(server_image: str, options: lis
 
 @pytest.mark.slow
 @pytest.mark.parametrize("closed", ["seccomp", "systempaths"])
-def test_it_needs_each_opening(server_image: str, options: list[str], closed: str) -> None:
+def test_bubblewrap_needs_each_permission(server_image: str, options: list[str], closed: str) -> None:
     code, said = run(server_image, [option for option in options if closed not in option])
     assert code == 1
     assert "unavailable: bubblewrap is not allowed to create user namespaces here" in said
@@ -67,7 +67,7 @@ def test_the_profile_denies_what_a_server_never_needs(server_image: str, options
 
 @pytest.mark.slow
 @pytest.mark.parametrize("extra", [["--cap-add=SYS_ADMIN"], ["--runtime=runsc"]], ids=["SYS_ADMIN", "gVisor"])
-def test_the_ways_that_do_not_work(server_image: str, extra: list[str]) -> None:
+def test_the_image_refuses_to_start_without_isolation(server_image: str, extra: list[str]) -> None:
     code, said = run(server_image, ["--rm", "--network=none", *extra])
     assert code == 1
     assert "unavailable: bubblewrap does not work here" in said
@@ -99,7 +99,7 @@ def server(server_image: str) -> Iterator[Any]:
 
 
 @pytest.mark.slow
-def test_its_health_is_seen_and_a_stop_is_in_order(server: str) -> None:
+def test_docker_sees_its_health_and_stops_it_cleanly(server: str) -> None:
     def is_healthy() -> bool:
         return docker("inspect", "--format", "{{.State.Health.Status}}", server).stdout.strip() == "healthy"
 

@@ -23,7 +23,7 @@ def test_a_manifest_follows_the_schema(name: str, version: str) -> None:
     kubernetes_validate.validate(MANIFESTS[name], version, strict=True)  # pyright: ignore[reportUnknownMemberType]
 
 
-def test_a_schema_refuses_what_is_misspelled() -> None:
+def test_a_schema_refuses_misspelled_fields() -> None:
     wrong: dict[str, Any] = {**MANIFESTS["service.yaml"], "spec": {"port": []}}
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate(wrong, "1.33", strict=True)  # pyright: ignore[reportUnknownMemberType]

@@ -120,7 +120,7 @@ class TestEnds:
         await asyncio.gather(echo.kill(), echo.kill())
         assert await containers_of() == []
 
-    async def test_its_last_words_are_the_diagnosis(self, engine: DockerEngine, supervisor: Program) -> None:
+    async def test_standard_error_is_the_diagnosis(self, engine: DockerEngine, supervisor: Program) -> None:
         supervisor("import sys\nsys.exit('there is no IPython here')")
         sandbox = await engine.start(SandboxSpec())
         assert await read_all(sandbox) == b""
@@ -141,7 +141,7 @@ class TestEnds:
         assert "memory" in await sandbox.diagnosis()
         await sandbox.kill()
 
-    async def test_much_on_standard_error_keeps_its_end(self, plain_engine: DockerEngine, supervisor: Program) -> None:
+    async def test_long_standard_error_keeps_its_end(self, plain_engine: DockerEngine, supervisor: Program) -> None:
         supervisor("import sys\nsys.stderr.write('x' * (1 << 22) + 'the end')")
         sandbox = await plain_engine.start(SandboxSpec())
         assert await read_all(sandbox) == b""
@@ -192,7 +192,7 @@ class TestConfiguration:
     async def test_printing_does_not_fill_the_disk(self, config: dict[str, Any]) -> None:
         assert config["HostConfig"]["LogConfig"]["Type"] == "none"
 
-    async def test_docker_removes_it_when_its_input_ends(self, config: dict[str, Any]) -> None:
+    async def test_docker_removes_a_container_when_its_input_ends(self, config: dict[str, Any]) -> None:
         assert config["Config"]["StdinOnce"] is True
         assert config["HostConfig"]["AutoRemove"] is True
         assert config["HostConfig"]["RestartPolicy"]["Name"] in {"", "no"}
@@ -269,9 +269,7 @@ class TestNothingIsLeft:
         await plain_engine.close()  # waits for what is still being undone
         assert await containers_of() == []
 
-    async def test_the_end_of_the_owner_is_the_end_of_its_sandboxes(
-        self, engine: DockerEngine, runtime: str | None
-    ) -> None:
+    async def test_sandboxes_end_with_their_owner(self, engine: DockerEngine, runtime: str | None) -> None:
         program = f"""
 import asyncio
 from greenroom.engines.base import SandboxSpec

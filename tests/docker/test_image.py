@@ -48,7 +48,7 @@ def context(**options: Any) -> dict[str, bytes]:
 
 
 class TestContext:
-    def test_it_holds_the_runner_as_it_is_here(self) -> None:
+    def test_the_build_context_contains_the_current_runner(self) -> None:
         sent = context()
         assert sent["runner/supervisor.py"] == (RUNNER_SOURCE / "supervisor.py").read_bytes()
         assert {name.split("/")[0] for name in sent} == {"Dockerfile", "packages", "runner"}
@@ -74,7 +74,7 @@ class TestContext:
 
 
 class TestPipSettings:
-    def test_addresses_and_proxies_are_taken_over(self, settings: dict[str, str]) -> None:
+    def test_addresses_and_proxies_are_adopted(self, settings: dict[str, str]) -> None:
         settings |= {"global.index-url": "https://packages.example/simple", "global.proxy": "http://proxy.example:3128"}
         configuration = pip_config.pip_files("/build")["pip.conf"].decode().splitlines()
         assert "index-url = https://packages.example/simple" in configuration
@@ -99,7 +99,7 @@ class TestPipSettings:
         assert files["certificates.pem"] == b"certificate"
         assert "cert = /build/certificates.pem" in files["pip.conf"].decode().splitlines()
 
-    def test_pip_itself_is_asked(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_pips_environment_variables_are_used(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PIP_RETRIES", "11")
         assert "retries = 11" in pip_config.pip_files("/build")["pip.conf"].decode().splitlines()
 
@@ -135,7 +135,7 @@ class TestBuild:
         assert first == "[2/3] Get the base image"
         assert re.fullmatch(r"Built sandbox:1 from mine:1: 1\.50 GB, in \d+ s\.", last)
 
-    async def test_a_base_that_cannot_be_pulled_says_how_to_name_another(self, fake: FakeDocker) -> None:
+    async def test_a_base_that_cannot_be_pulled_is_an_error_with_advice(self, fake: FakeDocker) -> None:
         self.answer(fake, "\n".join(LOG.strip().splitlines()[:2]), error="lookup registry.example: no such host")
         _, error = await self.build(fake)
         assert isinstance(error, EngineUnavailable)
@@ -150,13 +150,13 @@ class TestBuild:
         assert isinstance(error, EngineUnavailable)
         assert "could not be built: The command '/bin/sh -c …' returned" in str(error)
 
-    async def test_a_refusal_has_dockers_words(self, fake: FakeDocker) -> None:
+    async def test_a_refusal_has_dockers_message(self, fake: FakeDocker) -> None:
         fake.answers["POST /build"] = lambda: (500, {"message": "invalid reference format"})
         _, error = await self.build(fake)
         assert isinstance(error, EngineUnavailable)
         assert "could not build the image: invalid reference format" in str(error)
 
-    async def test_no_engine_says_what_to_do(self, tmp_path: Path) -> None:
+    async def test_a_missing_engine_is_reported_with_advice(self, tmp_path: Path) -> None:
         _, error = await self.build(FakeDocker(tmp_path / "nothing.sock"))
         assert isinstance(error, EngineUnavailable)
         assert "cannot be reached. Start Docker" in str(error)
@@ -177,7 +177,7 @@ class TestContent:
         await sandbox.kill()
         return json.loads(output)
 
-    async def test_the_packages_are_those_of_azure(self, plain_engine: DockerEngine, supervisor: Program) -> None:
+    async def test_the_image_has_azures_packages(self, plain_engine: DockerEngine, supervisor: Program) -> None:
         lines = context()["packages/requirements.txt"].decode().splitlines()
         wanted = [Requirement(line.partition("#")[0]) for line in lines if line.partition("#")[0].strip()]
         names = [requirement.name for requirement in wanted]
@@ -185,7 +185,7 @@ class TestContent:
         found = await self.ask(plain_engine, supervisor, program)
         assert {r.name: found[r.name] for r in wanted if found[r.name] not in r.specifier} == {}
 
-    async def test_pips_settings_stayed_behind(self, plain_engine: DockerEngine, supervisor: Program) -> None:
+    async def test_the_image_contains_no_pip_settings(self, plain_engine: DockerEngine, supervisor: Program) -> None:
         program = (
             "print(json.dumps([p for p in ('/build', '/etc/pip.conf', '/opt/venv/pip.conf') if os.path.exists(p)]))"
         )

@@ -19,11 +19,11 @@ def dead() -> dict[str, str]:
         return {**owner.labels(), PID: str(process.pid)}
 
 
-def test_this_process_is_alive() -> None:
+def test_this_process_counts_as_alive() -> None:
     assert not owner.is_gone(owner.labels())
 
 
-def test_a_process_that_has_ended_is_gone(dead: dict[str, str]) -> None:
+def test_an_ended_process_counts_as_gone(dead: dict[str, str]) -> None:
     assert owner.is_gone(dead)
 
 
@@ -36,6 +36,6 @@ def test_processes_of_other_machines_and_namespaces_are_left_alone(dead: dict[st
 
 
 @pytest.mark.parametrize("labels", [{}, {PID: "none"}, {STARTED: ""}])
-def test_labels_that_say_too_little_are_left_alone(labels: dict[str, str]) -> None:
+def test_containers_with_incomplete_labels_are_left_alone(labels: dict[str, str]) -> None:
     known = {} if not labels else owner.labels()
     assert not owner.is_gone({**known, **labels})

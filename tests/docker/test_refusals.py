@@ -35,7 +35,7 @@ async def never() -> NoReturn:
 
 
 class TestCheck:
-    async def test_no_engine_at_the_address_says_what_to_do(self, tmp_path: Path) -> None:
+    async def test_a_missing_engine_at_the_address_is_reported_with_advice(self, tmp_path: Path) -> None:
         engine = DockerEngine(docker_host=f"unix://{tmp_path}/nothing.sock")
         message = f"The Docker engine at unix://{tmp_path}/nothing.sock cannot be reached. Start Docker, or use"
         with pytest.raises(EngineUnavailable, match=re.escape(message)):
@@ -127,7 +127,7 @@ class TestCheck:
 
 class TestStart:
     @pytest.mark.parametrize("call", ["POST /containers/create", "POST /containers/start"])
-    async def test_a_failure_has_dockers_words_and_leaves_nothing(
+    async def test_a_failure_has_dockers_message_and_leaves_nothing(
         self, fake: FakeDocker, engine: DockerEngine, call: str
     ) -> None:
         fake.answers[call] = lambda: (500, {"message": "no space left on device"})

@@ -81,7 +81,7 @@ class TestLimits(_Bubblewrap, LimitSuite):
 class TestShell(_Bubblewrap, ShellSuite):
     options: ClassVar[Mapping[str, Any]] = ShellSuite.options
 
-    def test_a_worker_that_crashes_takes_the_running_command_along(self, session: Session) -> None:
+    def test_a_crashed_worker_ends_the_running_command(self, session: Session) -> None:
         session.execute("import os, threading\nthreading.Timer(1, os._exit, [3]).start()").raise_for_error()
         execution = session.shell("echo begun; sleep 60; echo done")
         assert (execution.stdout, execution.exit_code, execution.state_lost) == ("begun\n", 137, True)

@@ -42,7 +42,7 @@ def test_an_environment_without_bytecode_is_compiled_while_a_pool_is_open(python
     assert compilers(packages) == ""
 
 
-def test_an_environment_of_somebody_else_is_left_alone(
+def test_an_environment_of_another_user_is_left_alone(
     python_without_bytecode: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert command_to_compile(str(python_without_bytecode)) is not None

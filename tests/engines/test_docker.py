@@ -154,13 +154,13 @@ class TestLimitsUnderGVisor(_GVisor, LimitSuite):
     }
 
 
-def test_a_session_begins_without_jedi() -> None:
+def test_a_session_starts_without_jedi() -> None:
     with engine_pool("docker:", preload=()) as pool, pool.session() as session:
         found = session.execute("import sys\n[name in sys.modules for name in ('jedi', 'IPython.core.completer')]")
         assert found.result == "[False, True]", "it completes code, which nobody does, and takes a sixth of a start"
 
 
-def test_gvisor_refuses_a_process_and_lives_on() -> None:
+def test_gvisor_refuses_a_process_and_keeps_running() -> None:
     with engine_pool("docker:?runtime=runsc", preload=(), pids=16, memory="1Gi") as pool:
         session = pool.session("many")
         assert session.execute(fork_bomb(20), timeout=60).stdout == "BlockingIOError True\n"

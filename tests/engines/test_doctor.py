@@ -50,7 +50,7 @@ def test_an_environment_without_bytecode_is_reported_with_the_fix(
     assert str(found["bubblewrap"]["detail"]).startswith("Python 3.")
     assert str(found["bubblewrap: limits"]["detail"]).startswith("control groups: ")
     assert found["bubblewrap: system calls"]["detail"] == "filtered"
-    assert found["bubblewrap: packages"]["detail"] == "absent: jinja2, matplotlib, numpy, openpyxl, pandas"
+    assert found["bubblewrap: packages"]["detail"] == "missing: jinja2, matplotlib, numpy, openpyxl, pandas"
     assert "pip install 'greenroom[data]'" in str(found["bubblewrap: packages"]["next"])
     assert found["Azure"]["detail"] == "not installed"
     missing = str(found["bubblewrap: bytecode"]["next"])

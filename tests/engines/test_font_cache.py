@@ -25,7 +25,7 @@ except OSError as error:
 
 @pytest.mark.parametrize("by_descriptor", [True, False])
 @pytest.mark.parametrize("made", [True, False])
-def test_a_sandbox_sees_the_list_that_was_made_and_never_what_a_link_leads_to(
+def test_a_sandbox_sees_the_font_list_and_never_the_target_of_a_link(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: bool, by_descriptor: bool
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

@@ -93,7 +93,7 @@ def is_forked(session: Session) -> bool:
     return told(session, f"print('true' if {TEMPLATE} in open('/proc/self/cmdline', 'rb').read() else 'false')")
 
 
-def test_a_forked_sandbox_is_like_a_new_one(pool: SessionPool, fresh: SessionPool) -> None:
+def test_a_forked_sandbox_behaves_like_a_new_one(pool: SessionPool, fresh: SessionPool) -> None:
     with pool.session() as first, pool.session() as forked, fresh.session() as new:
         first.execute("1")  # the first sandbox of a template is forked before the modules are imported
         new.execute("1").raise_for_error()
@@ -135,7 +135,7 @@ def test_two_sandboxes_never_draw_the_same(pool: SessionPool) -> None:
         assert len(set(kind)) == len(drawn), kind
 
 
-def test_a_worker_that_has_ended_is_forked_again(pool: SessionPool) -> None:
+def test_an_ended_worker_is_forked_again(pool: SessionPool) -> None:
     with pool.session() as session:
         session.execute("import os; os._exit(1)")
         assert is_forked(session)
@@ -195,7 +195,7 @@ def module(python: Path, name: str) -> Path:
         (STARTS_A_PROCESS, "start 1 processes in each fork"),
     ],
 )
-def test_modules_that_a_fork_would_break_make_sandboxes_start_anew(
+def test_modules_that_a_fork_would_break_prevent_forking(
     code: str, reason: str, python: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     module(python, "left_behind").write_text(code)
@@ -221,7 +221,7 @@ def test_no_ended_sandbox_is_kept_for_a_module_that_waits_for_children(python: P
 
 
 @pytest.mark.parametrize("runs", [False, True], ids=["idle", "while code runs"])
-def test_a_killed_template_takes_its_sessions_along_and_is_replaced(runs: bool) -> None:
+def test_a_killed_template_ends_its_sessions_and_is_replaced(runs: bool) -> None:
     others = templates()
     with engine_pool("bubblewrap:", preload=(), ready_session_instances=0) as pool:
         session = pool.session()
@@ -243,7 +243,7 @@ def test_a_killed_template_takes_its_sessions_along_and_is_replaced(runs: bool) 
         assert is_forked(session)
 
 
-def test_a_template_that_does_not_live_is_given_up(python: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_template_that_does_not_survive_is_abandoned(python: Path, caplog: pytest.LogCaptureFixture) -> None:
     module(python, "ends_all").write_text("import os, sys\nif 'template' in sys.orig_argv[5]: os._exit(3)")
     url = f"bubblewrap:?python={python}"
     with engine_pool(url, preload=["ends_all"], ready_session_instances=0) as pool:
@@ -297,7 +297,7 @@ def _namespaces(process: Path) -> set[str]:
     return found
 
 
-def test_each_sandbox_has_namespaces_of_its_own() -> None:
+def test_each_sandbox_has_its_own_namespaces() -> None:
     look = f"import json, os\nprint(json.dumps([os.readlink(f'/proc/self/ns/{{kind}}') for kind in {_KINDS}]))"
     others = templates()
     with engine_pool("bubblewrap:", preload=(), ready_session_instances=0) as pool:

@@ -75,7 +75,7 @@ def answering(descriptors: list[int], answer: bytes) -> Generator[None]:
 
 
 @pytest.mark.parametrize("answer", [b"P", b"Bno memory"], ids=["without the descriptor", "too little memory"])
-async def test_what_is_scarce_at_the_moment_is_no_failure(answer: bytes) -> None:
+async def test_a_temporary_shortage_is_not_a_failure(answer: bytes) -> None:
     with far_end() as (template, _, control):
         fork = asyncio.create_task(template.fork({}, []))
         await asyncio.sleep(0)
@@ -96,7 +96,7 @@ async def test_a_request_waits_for_a_template_that_has_too_many() -> None:
             await fork
 
 
-async def test_a_request_does_not_wait_for_ever() -> None:
+async def test_a_request_does_not_wait_forever() -> None:
     with far_end() as (template, sender, _):
         fill(sender)
         with pytest.raises(NotNow):

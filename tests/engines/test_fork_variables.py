@@ -78,7 +78,7 @@ def test_variables_count_as_in_a_new_sandbox(
     assert told_about == ([] if forked else [f"{', '.join(sorted(env))}."])
 
 
-def test_a_module_that_goes_through_all_variables_can_have_read_each(
+def test_a_module_that_iterates_over_all_variables_may_have_read_each(
     python: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     module(python, "reads_all").write_text("import os\ntoken = dict(os.environ).get('TOKEN')")

@@ -94,7 +94,7 @@ def test_every_use_continues_a_frozen_session(pool: SessionPool, use: str) -> No
                 assert use == "delete_file"
 
 
-def test_reading_what_a_session_uses_leaves_it_frozen(pool: SessionPool) -> None:
+def test_reading_the_usage_of_a_session_leaves_it_frozen(pool: SessionPool) -> None:
     with pool.session() as session:
         session.execute("x = 1").raise_for_error()
         wait_until_frozen(pool)
@@ -233,7 +233,7 @@ def groups() -> list[Path]:
     )
 
 
-def test_where_nothing_can_be_frozen_sessions_work_and_the_log_says_so(
+def test_without_freezing_sessions_work_and_the_log_states_it(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(cgroups, "find", lambda: None)

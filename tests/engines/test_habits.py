@@ -35,19 +35,19 @@ def test_a_missing_file_is_explained_by_the_end_of_its_session(url: str) -> None
     with engine_pool(url, **options) as pool, pool.session() as session:
         session.upload(b"a\n1\n", "in.csv")
         assert within(60, lambda: session.info() is None)
-        with pytest.raises(FileMissing, match=r"had cooled down .* and began again"):
+        with pytest.raises(FileMissing, match=r"cooled down .* and started again"):
             session.download("in.csv")
         text = session.execute("open('in.csv').read()").text_for_model()
         assert text.startswith(
-            "The session had cooled down after a time without use and began again: variables and files are gone. The"
+            "The session cooled down after a period without use and started again: its variables and files are gone."
         )
-        assert "began again" not in session.execute("1").text_for_model()
+        assert "started again" not in session.execute("1").text_for_model()
 
 
 # Modules of the session
 
 
-def test_a_module_that_is_corrected_at_once_runs_as_corrected(session: Session) -> None:
+def test_a_module_that_is_corrected_immediately_runs_as_corrected(session: Session) -> None:
     session.upload(b"def more(a, b): return a < b\n", "rules.py")
     assert session.execute("import importlib, sys, rules\nrules.more(2, 1)").result == "False"
     session.upload(b"def more(a, b): return a > b\n", "rules.py")
@@ -68,7 +68,7 @@ def test_a_module_that_is_corrected_at_once_runs_as_corrected(session: Session) 
     assert not [file for file in session.files(recursive=True) if "__pycache__" in file.path]
 
 
-def test_no_bytecode_decides_what_a_module_is(session: Session) -> None:
+def test_no_bytecode_replaces_a_modules_source(session: Session) -> None:
     execution = session.execute(
         "import compileall, importlib, sys\n"
         "usual, sys.dont_write_bytecode = sys.dont_write_bytecode, False\n"
@@ -125,7 +125,7 @@ def test_a_pager_writes_everything(session: Session) -> None:
 @pytest.mark.parametrize(
     "form", ["!{command}", "%%bash\n{command}", "import subprocess\nsubprocess.run({command!r}, shell=True)"]
 )
-def test_an_editor_says_that_nobody_can_use_it(session: Session, form: str) -> None:
+def test_an_editor_reports_that_no_person_can_use_it(session: Session, form: str) -> None:
     if not session.execute("!command -v vi").stdout:
         pytest.skip("there is no vi")
     session.upload(b"one\n", "edited.txt")
@@ -168,7 +168,7 @@ def test_a_debugger_is_refused_with_its_line(session: Session, code: str) -> Non
     assert "this session is not interactive" in text
 
 
-def test_nothing_can_be_installed_and_pip_says_so_at_once(session: Session) -> None:
+def test_nothing_can_be_installed_and_pip_reports_it_immediately(session: Session) -> None:
     installers = "%pip install", "%uv pip install", "import sys\n!{sys.executable} -m pip install"
     for code in (f"{installer} xgboost" for installer in installers):
         execution = session.execute(code, timeout=30)
@@ -321,7 +321,7 @@ def test_libraries_count_the_processors_of_the_session(session: Session) -> None
 
 @pytest.mark.parametrize("report", ["report.csv", "tiles/zz-report.png"])
 @pytest.mark.parametrize("tile", ["tile-{n:04}.png", "{n // 20}/{n % 20}.png", "{n * 7 ** 15:x}.png"])
-def test_one_report_is_told_among_many_files(session: Session, tile: str, report: str) -> None:
+def test_one_report_is_reported_among_many_files(session: Session, tile: str, report: str) -> None:
     execution = session.execute(
         "import os, shutil\nshutil.rmtree('tiles', ignore_errors=True)\n"
         "for n in range(400):\n"
@@ -334,7 +334,7 @@ def test_one_report_is_told_among_many_files(session: Session, tile: str, report
     assert (len(execution.files), execution.files_omitted) == (100, 301)
 
 
-def test_files_are_told_among_thousands(session: Session) -> None:
+def test_files_are_reported_among_thousands(session: Session) -> None:
     code = "os.makedirs('many')\nfor n in range(2500): open(f'many/{n}', 'w').close()"
     assert session.execute(f"import os\n{code}", timeout=60).files_omitted > 2000
     time.sleep(0.05)

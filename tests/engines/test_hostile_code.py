@@ -382,14 +382,14 @@ def test_names_that_hide_the_builtins_are_variables_like_others(session: Session
     assert session.execute("del print, len\nprint(len('abc'))").stdout == "3\n"
 
 
-def test_a_reset_takes_the_variables_and_leaves_a_session(session: Session) -> None:
+def test_a_reset_clears_the_variables_and_keeps_the_session(session: Session) -> None:
     session.execute("before = 1")
     assert session.execute("%reset -f").succeeded
     execution = session.execute("print('out')\n'before' in globals()")
     assert (execution.stdout, execution.result, execution.state_lost) == ("out\n", "False", False)
 
 
-def test_a_stdout_that_takes_text_stays(session: Session) -> None:
+def test_a_replaced_stdout_stays_in_place(session: Session) -> None:
     session.execute("import io, sys\nbefore, sys.stdout = sys.stdout, io.StringIO()\nprint('kept')")
     assert session.execute("print('too')").stdout == ""
     session.execute("kept, sys.stdout = sys.stdout.getvalue(), before")
@@ -414,7 +414,7 @@ def test_a_huge_traceback_is_cut(session: Session) -> None:
 # Text in pieces
 
 
-def test_what_is_written_at_once_comes_in_one_piece(session: Session) -> None:
+def test_a_single_print_arrives_in_one_piece(session: Session) -> None:
     """print() writes its text and its newline separately."""
     session.execute("import time")
     pieces = [stream(session, "print('x')") for _ in range(20)]
@@ -422,7 +422,7 @@ def test_what_is_written_at_once_comes_in_one_piece(session: Session) -> None:
     assert len(stream(session, "for number in range(1000): print(number)")) < 500
 
 
-def test_what_is_written_apart_comes_apart(session: Session) -> None:
+def test_separate_writes_arrive_separately(session: Session) -> None:
     session.execute("import time")
     pieces = stream(session, "for number in range(3):\n    print(number, end='')\n    time.sleep(2)")
     assert pieces == ["0", "1", "2"]

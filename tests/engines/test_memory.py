@@ -82,13 +82,13 @@ class TestFiles(FileSuite):
         return memory
 
 
-def test_absent_figures_are_warned_of(memory: SessionPool) -> None:
+def test_missing_figures_cause_a_warning(memory: SessionPool) -> None:
     pytest.importorskip("matplotlib")
     with pytest.warns(UserWarning, match="shows no figures"), memory.session() as session:
         session.execute("import matplotlib.pyplot as plt")
 
 
-async def test_an_interrupt_that_comes_before_the_code_has_begun_ends_it() -> None:
+async def test_an_interrupt_before_the_code_has_started_ends_it() -> None:
     pool = await memory_backend()
     try:
         await pool.execute("session", "x = 42", timeout=None, on_event=None)

@@ -23,7 +23,7 @@ time.monotonic() - began
 
 
 @pytest.mark.parametrize("url", ["bubblewrap:", "docker:"])
-def test_half_a_processor_is_half_a_processor(url: str) -> None:
+def test_half_a_processor_is_enforced(url: str) -> None:
     with engine_pool(url, cpu=0.5, preload=(), ready_session_instances=0) as pool, pool.session() as session:
         took = float(session.execute(_TWO_BUSY_PROCESSES, timeout=600).raise_for_error().result or "")
     assert took > 1.5, "seconds for a second of processor time; a busy machine takes longer"

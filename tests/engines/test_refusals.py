@@ -30,7 +30,7 @@ def _needs_bubblewrap() -> None:
 
 
 @pytest.mark.parametrize("capability", [_SETUID, _NET_ADMIN, _SYS_ADMIN])
-def test_root_of_a_container_reads_what_to_do(capability: int) -> None:
+def test_root_in_a_container_gets_advice(capability: int) -> None:
     command = [sys.executable, "-c", _WITHOUT_CAPABILITY, str(capability)]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     message = ended.stderr.splitlines()[-1]

@@ -44,7 +44,7 @@ def test_a_crash_is_one_line() -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs control groups")
-def test_code_that_ran_out_of_memory_has_an_exit_code_of_its_own() -> None:
+def test_code_that_ran_out_of_memory_has_its_own_exit_code() -> None:
     ended = run("-c", "data = [bytearray(b'x' * (1 << 20)) for _ in range(1024)]", GREENROOM_MEMORY="512Mi")
     assert ended.returncode == 137, ended.stderr
     assert ended.stderr.splitlines()[-1].startswith("MemoryError: The code exceeded the session's memory limit")

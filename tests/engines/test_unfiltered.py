@@ -49,13 +49,13 @@ def test_an_unknown_processor_is_refused_with_the_option_that_allows_it() -> Non
     assert "allow_unfiltered=True" in refusal
 
 
-def test_the_option_starts_sandboxes_without_the_filter_and_says_so() -> None:
+def test_the_option_starts_sandboxes_without_the_filter_and_warns() -> None:
     ended = run("allow_unfiltered=true")
     assert ended.stdout.split() == ["0", "True"], "no filter, and all other measures"
     assert "Sandboxes run without a system call filter" in ended.stderr
 
 
-def test_the_option_removes_no_filter_that_there_can_be() -> None:
+def test_the_option_does_not_remove_an_available_filter() -> None:
     ended = run("allow_unfiltered=true", command=())
     assert ended.stdout.split() == ["2", "True"]
     assert "filter" not in ended.stderr

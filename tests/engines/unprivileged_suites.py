@@ -47,7 +47,7 @@ class TestAttacks(_Bubblewrap, AttackSuite):
         **AttackSuite.shared_by_the_kernel,
         **{
             f"test_buffers_of_sockets_count_as_memory[{kind}]": _UNCOUNTED
-            for kind in ("TCP", "UDP", "streams of Unix", "messages of Unix")
+            for kind in ("TCP", "UDP", "Unix stream sockets", "Unix datagram sockets")
         },
         "test_neighbours_are_different_users": _ONE_USER,
         "test_a_lock_on_a_system_file_holds_in_its_own_sandbox_alone": _SHARED_SYSTEM,

@@ -55,7 +55,7 @@ def pool() -> Iterator[SessionPool]:
 
 
 @pytest.mark.parametrize("topic", _SEQUENCES)
-def test_the_next_cell_gives_in_a_fork_what_it_gives_in_the_session(pool: SessionPool, topic: str) -> None:
+def test_the_next_cell_gives_the_same_result_in_a_fork_as_in_the_session(pool: SessionPool, topic: str) -> None:
     differing: dict[str, Any] = {}
     with pool.session() as session:
         session.execute(_BEFORE.get(topic, "None")).raise_for_error()

@@ -336,11 +336,13 @@ CASES = [
 
 
 @pytest.mark.parametrize("cells", CASES)
-def test_a_cell_gives_what_it_gives_in_jupyter(same_as_in_jupyter: Callable[..., None], cells: tuple[str, ...]) -> None:
+def test_a_cell_gives_the_same_result_as_in_jupyter(
+    same_as_in_jupyter: Callable[..., None], cells: tuple[str, ...]
+) -> None:
     same_as_in_jupyter(*cells)
 
 
-def test_a_traceback_is_what_ipython_makes_of_it(same_as_in_jupyter: Callable[..., None]) -> None:
+def test_a_traceback_is_formatted_by_ipython(same_as_in_jupyter: Callable[..., None]) -> None:
     for case in TOPICS["errors"].values():
         same_as_in_jupyter(*((case,) if isinstance(case, str) else case), tracebacks=True)
 

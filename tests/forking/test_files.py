@@ -38,7 +38,7 @@ def test_a_file_that_grows_is_copied_as_it_was(tmp_path: Path) -> None:
     assert not left_out
 
 
-def test_a_file_that_has_grown_too_large_is_left_out_alone(tmp_path: Path) -> None:
+def test_only_the_file_that_has_grown_too_large_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "grown").write_bytes(b"g" * 3_000_000)
     (tmp_path / "other").write_bytes(b"o")
     contents, left_out = written(tmp_path, 1_000_000)

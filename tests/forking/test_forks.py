@@ -129,7 +129,7 @@ def test_a_new_session_can_be_forked(pool: SessionPool) -> None:
         (1, ["other"]),
     ],
 )
-def test_what_cannot_be_asked_for_is_refused(pool: SessionPool, n: Any, names: Any) -> None:
+def test_invalid_forks_are_refused(pool: SessionPool, n: Any, names: Any) -> None:
     session, other = pool.session("parent"), pool.session("other")
     session.execute("x = 1")
     other.execute("x = 1")
@@ -208,7 +208,7 @@ def test_later_executions_wait_for_the_fork(session: Session, code: str) -> None
 
 
 @pytest.mark.parametrize("call", ["fork", "shell"])
-def test_a_function_must_not_fork_the_session_whose_code_calls_it(session: Session, call: str) -> None:
+def test_a_function_cannot_fork_the_session_whose_code_calls_it(session: Session, call: str) -> None:
     def do() -> str:
         """Wait for a turn in the session."""
         return str(session.fork() if call == "fork" else session.shell("true"))
@@ -224,7 +224,7 @@ def test_a_function_must_not_fork_the_session_whose_code_calls_it(session: Sessi
         assert "must not wait for other code of the same session" in execution.error.value
 
 
-def test_without_enough_sandboxes_there_is_no_fork(pool: SessionPool) -> None:
+def test_without_enough_sandboxes_a_fork_fails(pool: SessionPool) -> None:
     with engine_pool("bubblewrap:", ready_session_instances=0, max_concurrent_sessions=3, acquire_timeout=1) as small:
         session, other = small.session("parent"), small.session("other")
         session.execute("x = 1")
@@ -236,7 +236,7 @@ def test_without_enough_sandboxes_there_is_no_fork(pool: SessionPool) -> None:
         assert fork.execute("x").result == "1"
 
 
-def test_a_fork_of_a_session_that_had_cooled_down_says_so(pool: SessionPool) -> None:
+def test_a_fork_of_a_session_that_cooled_down_reports_it(pool: SessionPool) -> None:
     session = pool.session("short-lived", idle_timeout=1)
     session.execute("x = 1; open('kept', 'w').close()").raise_for_error()
     wait_for(lambda: not identifiers(pool))
@@ -248,7 +248,7 @@ def test_a_fork_of_a_session_that_had_cooled_down_says_so(pool: SessionPool) -> 
         assert not each.execute("1").state_lost
 
 
-def test_a_fork_of_a_session_that_has_lost_its_variables_says_so(session: Session) -> None:
+def test_a_fork_of_a_session_that_lost_its_variables_reports_it(session: Session) -> None:
     session.execute("import os\nclass Ends:\n    def __reduce__(self): os._exit(1)\nends = Ends()").raise_for_error()
     with pytest.raises(ForkFailed, match="WorkerCrashed"):
         session.fork()
@@ -306,7 +306,7 @@ def test_a_fork_loads_no_magic_of_ipython(session: Session) -> None:
 # Hostile sessions
 
 
-def test_an_object_that_never_ends_is_named_when_the_time_is_over(pool: SessionPool, session: Session) -> None:
+def test_an_endless_object_is_named_at_the_time_limit(pool: SessionPool, session: Session) -> None:
     session.execute(_ENDLESS_STATE).raise_for_error()
     with pytest.raises(ForkFailed, match=r"within \d.* seconds. It was copying endless at that time."):
         session.fork(timeout=5)
@@ -347,7 +347,7 @@ def test_code_that_runs_in_a_copy_can_spoil_only_the_copy(
     assert session.execute("1 + 1").result == "2"
 
 
-def test_what_cannot_be_read_is_left_out_like_what_cannot_be_written(session: Session) -> None:
+def test_objects_that_cannot_be_read_are_left_out_like_those_that_cannot_be_written(session: Session) -> None:
     session.execute(
         "class Fault(Exception):\n    def __init__(self, a, b): super().__init__(a)\n"
         "class Late:\n    def __setstate__(self, state): raise KeyError('no')\n"
@@ -375,7 +375,7 @@ def test_callbacks_run_once_in_a_fork_that_took_two_attempts(session: Session) -
     assert [each.execute("len(runs)").result for each in (session, fork)] == ["1", "1"]
 
 
-def test_what_cannot_be_written_a_second_time_is_left_out(session: Session) -> None:
+def test_an_object_that_cannot_be_written_twice_is_left_out(session: Session) -> None:
     session.execute(
         "class Once:\n    count = 0\n    def __reduce_ex__(self, _):\n        Once.count += 1\n"
         "        if Once.count > 1: raise RuntimeError('not again')\n        return list, ()\nonce = Once()"
@@ -477,7 +477,7 @@ def test_no_descriptor_is_left(pool: SessionPool, session: Session) -> None:
 # Elsewhere
 
 
-def test_elsewhere_it_is_refused_with_the_reason() -> None:
+def test_forking_is_refused_elsewhere_with_the_reason() -> None:
     with memory_pool() as pool, pytest.raises(InvalidRequest, match="must be of type PythonLTS on bubblewrap"):
         pool.session().fork()
     with (

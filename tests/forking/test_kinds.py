@@ -337,7 +337,7 @@ def fork(session: Session) -> Iterator[Session]:
         yield fork
 
 
-def test_what_cannot_be_copied_is_left_out_and_named(session: Session) -> None:
+def test_objects_that_cannot_be_copied_are_left_out_and_named(session: Session) -> None:
     (fork,) = session.fork()
     reasons = {part.name: part.reason for part in fork.not_carried}
     assert reasons.keys() == LEFT_OUT.keys(), reasons
@@ -352,7 +352,7 @@ def test_what_cannot_be_copied_is_left_out_and_named(session: Session) -> None:
 
 
 @pytest.mark.parametrize("cell", SAME)
-def test_a_cell_gives_the_same(session: Session, fork: Session, cell: str) -> None:
+def test_a_cell_gives_the_same_result(session: Session, fork: Session, cell: str) -> None:
     mine, its = session.execute(cell), fork.execute(cell)
     assert (its.stdout, its.stderr, its.result) == (mine.stdout, mine.stderr, mine.result)
     assert [output.data.keys() for output in its.outputs] == [output.data.keys() for output in mine.outputs]

@@ -45,7 +45,7 @@ def test_forks_with_a_given_identifier_are_not() -> None:
         assert not backend.owned
 
 
-def test_a_refused_fork_marks_nothing() -> None:
+def test_a_refused_fork_marks_no_session() -> None:
     backend = Copies()
     backend.refuses = True
     with scripted_pool(backend) as pool:

@@ -106,7 +106,7 @@ def test_a_pool_that_cannot_be_opened_is_an_error_in_one_line() -> None:
     assert len(ended.stderr.splitlines()) == 1
 
 
-def test_code_cannot_write_among_the_messages(server: Process) -> None:
+def test_code_cannot_write_into_the_protocol(server: Process) -> None:
     code = """
 import os
 for name in os.listdir("/proc/self/fd"):

@@ -92,7 +92,7 @@ async def test_a_message_is_read_or_refused(content: bytes) -> None:
 
 @settings(max_examples=examples(300))
 @given(contents, headers)
-async def test_any_request_over_http_has_an_answer(content: bytes, given_headers: dict[str, str]) -> None:
+async def test_any_request_over_http_gets_a_response(content: bytes, given_headers: dict[str, str]) -> None:
     backend = ScriptedBackend()
     async with application(backend) as app, client_of(app) as client:
         async with asyncio.timeout(60):
@@ -112,7 +112,7 @@ async def test_any_request_over_http_has_an_answer(content: bytes, given_headers
 
 @settings(max_examples=examples(100))
 @given(st.lists(contents, max_size=8))
-async def test_any_lines_have_answers_and_the_next_request_works(lines: list[bytes]) -> None:
+async def test_any_lines_get_responses_and_the_next_request_works(lines: list[bytes]) -> None:
     async with connected(ScriptedBackend()) as line:
         for content in lines:
             line.write(content.replace(b"\n", b" ") + b"\n")

@@ -95,7 +95,7 @@ async def test_one_caller_cannot_push_out_live_sessions(monkeypatch: pytest.Monk
     assert [await is_known(handles, handle, None) for handle in made].count(True) == 9
 
 
-async def test_a_session_whose_first_call_was_cancelled_has_begun() -> None:
+async def test_a_session_whose_first_call_was_cancelled_has_started() -> None:
     backend = Sessions()
     handles = handles_of(backend)
     handle = await handles.mint("caller")
@@ -109,7 +109,7 @@ async def test_a_session_whose_first_call_was_cancelled_has_begun() -> None:
     assert not await is_known(handles, handle, "caller")
 
 
-def test_a_caller_with_many_clients_drives_out_its_own_alone() -> None:
+def test_a_caller_with_many_clients_evicts_only_its_own() -> None:
     peers = Peers(most=10)
     quiet = Peer()
     id_ = peers.add("quiet", quiet)

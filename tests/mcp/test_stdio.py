@@ -110,7 +110,7 @@ async def test_too_many_requests_are_refused() -> None:
     assert len(backend.interrupted) == 100
 
 
-async def test_a_client_that_reads_late_gets_every_answer() -> None:
+async def test_a_client_that_reads_late_gets_every_response() -> None:
     async with connected(ScriptedBackend()) as line:
         writing = asyncio.create_task(asyncio.to_thread(line.write, b"{\n" * 2_000))
         await asyncio.sleep(0.2)
@@ -119,7 +119,7 @@ async def test_a_client_that_reads_late_gets_every_answer() -> None:
         await writing
 
 
-async def test_a_client_that_never_reads_does_not_keep_the_server() -> None:
+async def test_a_client_that_never_reads_does_not_block_the_server() -> None:
     backend = ScriptedBackend()
     backend.answer = Execution("1", "succeeded", stdout="x" * 100_000)
     async with connected(backend) as line:

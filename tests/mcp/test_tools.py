@@ -188,9 +188,7 @@ async def test_an_error_of_the_pool_is_a_result_and_leaves_no_session(error: Exc
 
 
 @pytest.mark.parametrize("kind", [RuntimeError, OSError])
-async def test_a_failure_of_the_server_shows_nothing_of_it(
-    kind: type[Exception], caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_server_failure_reveals_no_details(kind: type[Exception], caplog: pytest.LogCaptureFixture) -> None:
     backend = ScriptedBackend()
     backend.answer = kind("a secret of the server")
     async with served(backend) as client:

@@ -50,7 +50,7 @@ async def test_a_version_with_a_handshake_is_kept(client: httpx.AsyncClient, ver
     ("named", "answered"),
     [(None, "2025-03-26"), ("2024-11-05", "2025-11-25"), (STATELESS, "2025-11-25"), (5, "2025-11-25")],
 )
-async def test_a_handshake_ends_with_a_version_that_has_one(
+async def test_a_handshake_negotiates_a_version_that_has_one(
     client: httpx.AsyncClient, named: Any, answered: str
 ) -> None:
     params = {} if named is None else {"protocolVersion": named}
@@ -93,7 +93,7 @@ async def test_headers_that_differ_from_the_body_are_refused(
     assert response.json()["id"] == 1
 
 
-async def test_a_header_may_be_encoded(client: httpx.AsyncClient) -> None:
+async def test_a_header_can_be_encoded(client: httpx.AsyncClient) -> None:
     name = f"=?base64?{base64.b64encode(b'run_python').decode()}?="
     assert (await post(client, call("run_python", code="1"), mcp_name=name)).json()["result"]["isError"] is False
 
@@ -161,7 +161,7 @@ async def test_unknown_names_have_the_protocols_errors(client: httpx.AsyncClient
         assert code_of(await post(client, stateless("resources/read", uri=uri))) == -32602
 
 
-async def test_what_http_itself_refuses(client: httpx.AsyncClient) -> None:
+async def test_invalid_http_requests_are_refused(client: httpx.AsyncClient) -> None:
     message = json.dumps(request("ping"))
     assert (await client.get("/mcp", headers={"accept": "text/event-stream"})).status_code == 405
     text = await client.post("/mcp", content=message, headers={"content-type": "text/plain"})

@@ -114,15 +114,15 @@ def assert_same(source: Any, pool: SessionPool, directory: Path) -> None:
         assert told(cell) == told(expected), cell["source"]
 
 
-def test_a_real_notebook_gives_what_it_gives_in_jupyter(pool: SessionPool, tmp_path: Path) -> None:
+def test_a_real_notebook_gives_the_same_result_as_in_jupyter(pool: SessionPool, tmp_path: Path) -> None:
     assert_same(_nbformat.read(REAL, as_version=4), pool, tmp_path)
 
 
-def test_everything_that_a_cell_can_show_is_what_it_is_in_jupyter(pool: SessionPool, tmp_path: Path) -> None:
+def test_everything_that_a_cell_shows_is_the_same_as_in_jupyter(pool: SessionPool, tmp_path: Path) -> None:
     assert_same(notebook(*EVERYTHING), pool, tmp_path)
 
 
-def test_errors_are_what_they_are_in_jupyter(pool: SessionPool, tmp_path: Path) -> None:
+def test_errors_are_the_same_as_in_jupyter(pool: SessionPool, tmp_path: Path) -> None:
     assert_same(notebook(EVERYTHING[13], *FAILING, tags=("raises-exception",)), pool, tmp_path)
 
 
@@ -153,7 +153,7 @@ SILENT = {
 
 
 @pytest.mark.parametrize(("cells", "expected"), SILENT.values(), ids=SILENT)
-def test_a_cell_that_falls_silent_has_updated_and_cleared_what_it_has_in_jupyter(
+def test_a_silent_cell_has_the_same_updates_and_clears_as_in_jupyter(
     pool: SessionPool, cells: tuple[str, ...], expected: list[list[str]]
 ) -> None:
     *earlier, last = cells

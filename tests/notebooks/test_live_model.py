@@ -77,7 +77,7 @@ def provider(script: Any) -> Iterator[Provider]:
 
 
 @pytest.mark.usefixtures("bubblewrap")
-def test_the_model_that_is_configured_is_asked_and_named(build: Any, provider: Provider, script: Any) -> None:
+def test_the_configured_model_is_used_and_named(build: Any, provider: Provider, script: Any) -> None:
     executed = build.execute(
         NOTEBOOKS / "semantic_kernel_agent.ipynb",
         GREENROOM_POOL="bubblewrap:",

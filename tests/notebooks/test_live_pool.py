@@ -13,7 +13,7 @@ NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "laptop_to_azure.ipynb"
 
 
 @pytest.mark.usefixtures("bubblewrap")
-def test_the_endpoint_that_is_configured_is_asked_and_named(build: Any) -> None:
+def test_the_configured_endpoint_is_used_and_named(build: Any) -> None:
     with serving("bubblewrap:") as address:
         endpoint = f"{address}/subscriptions/1/resourceGroups/theirs/sessionPools/theirs"
         executed = build.execute(NOTEBOOK, GREENROOM_POOL="bubblewrap:", GREENROOM_NOTEBOOK_ENDPOINT=endpoint)

@@ -43,7 +43,7 @@ def picture(output: Any) -> Image.Image | None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_notebook_gives_what_is_committed_of_it(build: Any, bubblewrap: SessionPool, name: str) -> None:
+def test_a_notebook_gives_its_committed_output(build: Any, bubblewrap: SessionPool, name: str) -> None:
     if name == "untrusted_code":
         try:
             bubblewrap.session(memory="512Mi").execute("1")
@@ -57,7 +57,7 @@ def test_a_notebook_gives_what_is_committed_of_it(build: Any, bubblewrap: Sessio
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.ipynb")), ids=lambda path: path.stem)
-def test_the_first_cell_says_what_to_install(path: Path) -> None:
+def test_the_first_cell_states_what_to_install(path: Path) -> None:
     assert "`pip install " in committed(path.stem).cells[0].source
 
 
@@ -70,14 +70,14 @@ def test_a_notebook_gives_the_same_through_a_server(build: Any, served: str, nam
 
 
 @pytest.mark.parametrize("name", AGENTS)
-def test_an_agent_says_that_its_model_is_scripted(name: str) -> None:
+def test_an_agent_states_that_its_model_is_scripted(name: str) -> None:
     first = next(cell for cell in committed(name).cells if cell.cell_type == "code")
     assert "a scripted model" in first.outputs[0].text
     assert "GREENROOM_DEMO_MODEL" in first.outputs[0].text
 
 
 @pytest.mark.parametrize("name", WITH_CHARTS)
-def test_a_chart_is_in_the_notebook_and_something_is_on_it(name: str) -> None:
+def test_a_notebook_contains_a_chart_that_is_not_empty(name: str) -> None:
     (chart,) = filter(None, map(picture, outputs(committed(name))))
     assert chart.format == "PNG"
     assert chart.width >= 500
@@ -86,7 +86,7 @@ def test_a_chart_is_in_the_notebook_and_something_is_on_it(name: str) -> None:
     assert len(colours) > 100, "lines, their labels and their smooth edges"
 
 
-def test_no_answer_to_one_user_holds_the_secret_of_another() -> None:
+def test_no_response_to_one_user_contains_the_secret_of_another() -> None:
     notebook = committed("untrusted_code")
     answers = [line for line in shown_text(notebook).splitlines() if "swordfish" in line]
     assert answers == ["""(200, {'stdout': '', 'result': "'swordfish'", 'images': []})"""], "hers alone"
@@ -105,7 +105,7 @@ def test_an_analysis_prints_the_same_on_a_laptop_and_over_the_api_of_azure() -> 
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_notebook_is_valid_and_holds_nothing_of_the_run_but_its_outputs(name: str) -> None:
+def test_a_notebook_is_valid_and_contains_nothing_of_the_run_but_its_outputs(name: str) -> None:
     notebook = committed(name)
     _nbformat.validate(notebook)
     assert notebook.metadata.keys() == {"kernelspec", "language_info"}

@@ -19,7 +19,7 @@ _nbformat: Any = nbformat  # its types are unknown in part
 
 
 @pytest.mark.usefixtures("bubblewrap")
-def test_each_recipe_prints_what_stands_below_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_recipe_prints_the_output_shown_below_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copy(ROOT / "examples" / "data" / "gapminder.csv", tmp_path)
     shutil.copy(ROOT / "notebooks" / "input" / "life_expectancy.ipynb", tmp_path / "report.ipynb")
     monkeypatch.chdir(tmp_path)

@@ -108,7 +108,7 @@ def test_the_outputs_of_each_cell_are_in_the_notebook_in_the_order_in_which_they
     ]
 
 
-def test_variables_go_from_cell_to_cell_and_stay_in_the_session(session: Session) -> None:
+def test_variables_are_passed_between_cells_and_stay_in_the_session(session: Session) -> None:
     session.execute("start = 40")
     assert outputs(run_notebook(notebook("end = start + 2", "end"), session)) == [[], ["execute_result 42"]]
     assert session.execute("end").result == "42"
@@ -172,7 +172,7 @@ def test_an_incomplete_kernelspec_is_completed(session: Session, kernel: dict[st
     assert {"name", "display_name"} <= result.metadata.kernelspec.keys()
 
 
-def test_cells_without_an_identifier_of_their_own_get_one(session: Session) -> None:
+def test_cells_without_an_identifier_get_one(session: Session) -> None:
     given = notebook("1", code("2", id="same"), code("3", id="same"))
     del given["cells"][0]["id"]
     ran = run_notebook(given, session)
@@ -201,7 +201,7 @@ def test_a_timeout_ends_it_whatever_a_tag_announces(session: Session) -> None:
     assert outputs(ran) == [["stdout 1", "error TimeoutError"], []]
 
 
-def test_a_cell_with_the_tag_skip_execution_is_left_as_it_is(session: Session) -> None:
+def test_a_cell_with_the_tag_skip_execution_is_unchanged(session: Session) -> None:
     ran = run_notebook(notebook(code("1 / 0", "skip-execution", **STALE), "print(2)"), session)
     assert outputs(ran) == [["stdout of another day"], ["stdout 2"]]
     assert [cell["execution_count"] for cell in ran["cells"]] == [9, 1]
@@ -217,7 +217,7 @@ def test_a_notebook_that_keeps_writing_can_take_longer_than_its_idle_timeout(ses
     assert outputs(run_notebook(notebook(talk), session, idle_timeout=6)) == [["stdout 01234567"]]
 
 
-def test_a_notebook_that_falls_silent_ends_with_its_output_so_far(session: Session) -> None:
+def test_a_silent_notebook_ends_with_its_output_so_far(session: Session) -> None:
     runs: list[CellRun] = []
     began = time.monotonic()
     ran = run_notebook(
@@ -244,7 +244,7 @@ def test_progress_is_reported_after_each_cell(session: Session) -> None:
     assert told == [(1, 3, "succeeded", first), (2, 3, "failed", second)]
 
 
-def test_what_the_progress_callback_raises_ends_the_run(session: Session) -> None:
+def test_an_exception_of_the_progress_callback_ends_the_run(session: Session) -> None:
     def refuse(run: CellRun) -> None:
         raise PermissionError(run.number)
 
@@ -324,7 +324,7 @@ def test_an_idle_timeout_is_positive(session: Session, value: float) -> None:
         run_notebook(notebook("1"), session, idle_timeout=value)
 
 
-def test_without_nbformat_the_import_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_nbformat_the_import_names_the_package_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "greenroom.notebook")
     monkeypatch.setitem(sys.modules, "nbformat", None)
     with pytest.raises(ImportError, match=r"pip install 'greenroom\[notebook\]'"):
@@ -394,7 +394,7 @@ def test_invalid_bundles_become_text(scripted: Callable[..., Session]) -> None:
     }
 
 
-def test_a_pool_that_does_not_stream_gives_all_the_same(scripted: Callable[..., Session]) -> None:
+def test_a_pool_that_does_not_stream_gives_the_same_result(scripted: Callable[..., Session]) -> None:
     shown = (Output({"text/plain": "shown"}), Output({"text/plain": "result"}, is_result=True))
     execution = Execution("1", "succeeded", stdout="out", stderr="err", outputs=shown)
     ran = run_notebook(notebook("x"), scripted(Scripted([execution])))
@@ -410,7 +410,7 @@ def test_between_two_displays_each_stream_is_in_one_piece(scripted: Callable[...
     assert outputs(ran) == [["stdout ac", "stderr b", "display_data shown", "stdout e", "stderr d"]]
 
 
-def test_after_a_crash_the_count_begins_anew_as_python_does(scripted: Callable[..., Session]) -> None:
+def test_after_a_crash_the_count_restarts_with_python(scripted: Callable[..., Session]) -> None:
     crash = Execution(
         "1", "failed", stdout="last words", error=ExecutionError("WorkerCrashed", "It is gone."), state_lost=True
     )

@@ -90,7 +90,7 @@ def test_frozen_sandboxes_end_with_a_killed_owner(owner: subprocess.Popen[str], 
     assert within(LIMIT, lambda: nothing_is_left(owner.pid, group)), (alive(group), groups(owner.pid))
 
 
-def test_they_end_though_a_copy_of_the_owner_lives(url: str) -> None:
+def test_sandboxes_end_even_if_a_copy_of_the_owner_lives(url: str) -> None:
     with owner_of(url, "fork") as owner:
         group = below(owner.pid)
         copies = {each for each in group if " -c " in command_of(each[0]) and OWNER[:20] in command_of(each[0])}
@@ -117,7 +117,7 @@ def test_a_killed_watchdog_is_replaced(owner: subprocess.Popen[str]) -> None:
     assert within(LIMIT, lambda: nothing_is_left(owner.pid, group)), alive(group)
 
 
-def test_what_dies_with_its_watchdog_is_removed_by_the_next_pool(url: str, owner: subprocess.Popen[str]) -> None:
+def test_the_next_pool_removes_what_a_killed_watchdog_left(url: str, owner: subprocess.Popen[str]) -> None:
     group = below(owner.pid)
     watchdog = watchdog_of(owner)
     os.kill(owner.pid, signal.SIGSTOP)

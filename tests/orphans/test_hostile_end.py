@@ -170,7 +170,7 @@ def end(owner: subprocess.Popen[str]) -> None:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("url", [*ENGINES, "bubblewrap: without privileges"])
 @pytest.mark.parametrize("kills", [ALL_ATTACKS, pytest.param(KILLS, marks=pytest.mark.soak)])
-def test_sandboxes_that_starve_and_stop_their_first_process_end_with_their_owner(
+def test_sandboxes_that_starve_or_stop_their_first_process_end_with_their_owner(
     request: pytest.FixtureRequest, url: str, kills: int
 ) -> None:
     engine_pool(url.partition(" ")[0], ready_session_instances=0).close()  # skips, or fails, where there is none

@@ -157,7 +157,7 @@ def test_a_killed_owner_leaves_no_process_and_no_container(
 
 @pytest.mark.parametrize("url", ENGINES[:2])
 @pytest.mark.parametrize("how", ["return", "exit"])
-def test_an_owner_that_ends_by_itself_leaves_nothing(start_owner: StartOwner, url: str, how: str) -> None:
+def test_an_owner_that_ends_normally_leaves_nothing(start_owner: StartOwner, url: str, how: str) -> None:
     owner = start_owner(url, how)
     wait_for(owner, "ready")
     group = below(owner.pid)
@@ -206,7 +206,7 @@ def test_a_program_that_does_not_close_its_pool_ends_silently(url: str) -> None:
 
 
 @pytest.mark.parametrize("url", ENGINES[:2])
-def test_so_does_a_program_without_privileges(url: str, bare_python: Path) -> None:
+def test_a_program_without_privileges_leaves_nothing(url: str, bare_python: Path) -> None:
     engine_pool(url, ready_session_instances=0).close()
     options: dict[str, Any] = {"cwd": "/", "env": {"PATH": os.environ["PATH"], "HOME": "/nonexistent"}}
     if os.geteuid() == 0:
@@ -216,7 +216,7 @@ def test_so_does_a_program_without_privileges(url: str, bare_python: Path) -> No
 
 
 @pytest.mark.parametrize("url", ENGINES[:2])
-def test_closing_a_pool_ends_what_runs_in_it(start_owner: StartOwner, url: str) -> None:
+def test_closing_a_pool_ends_its_executions(start_owner: StartOwner, url: str) -> None:
     owner = start_owner(url, "close")
     wait_for(owner, "ready")
     wait_for(owner, "closed")
@@ -224,7 +224,7 @@ def test_closing_a_pool_ends_what_runs_in_it(start_owner: StartOwner, url: str) 
 
 
 @pytest.mark.parametrize("url", ENGINES[:2])
-def test_ctrl_c_in_the_terminal_leaves_the_sandboxes_alone(start_owner: StartOwner, url: str) -> None:
+def test_ctrl_c_in_the_terminal_does_not_reach_the_sandboxes(start_owner: StartOwner, url: str) -> None:
     """It goes to the whole group of processes; the pool may live on."""
     owner = start_owner(url, "wait")
     wait_for(owner, "ready")
@@ -256,7 +256,7 @@ def test_pools_that_come_and_go_leave_no_descriptor_thread_or_process(url: str) 
 
 
 @pytest.mark.parametrize("url", ENGINES[:2])
-def test_a_start_that_is_given_up_at_any_moment_leaves_nothing(url: str) -> None:
+def test_a_start_abandoned_at_any_moment_leaves_nothing(url: str) -> None:
     for delay in (0.0, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3):
         pool: SessionPool = engine_pool(url, ready_session_instances=2, preload=())
         time.sleep(delay)

@@ -71,7 +71,7 @@ def test_an_image_has_the_packages_of_a_requirements_file(base: str, tag: str, i
         assert execution.stdout.split() == ["hello"] * 3 + ["4", "0"], execution
 
 
-def test_what_cannot_be_installed_is_named(base: str, tag: str, index: Index) -> None:
+def test_a_package_that_cannot_be_installed_is_named(base: str, tag: str, index: Index) -> None:
     index.add(source("built"))
     ended = build("--base", base, "--tag", tag, "--with", "built")
     assert ended.returncode == 2

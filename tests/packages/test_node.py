@@ -42,7 +42,7 @@ def pool_with(file: Path) -> SessionPool:
     return greenroom.connect("bubblewrap:", container_type="NodeLTS", packages=str(file), ready_session_instances=0)
 
 
-def test_packages_are_there_for_require_for_import_and_for_scripts(lock: Callable[..., Path], cache: Path) -> None:
+def test_packages_are_available_to_require_import_and_scripts(lock: Callable[..., Path], cache: Path) -> None:
     named = node_package("named", {"index.js": "export const name = 'world'\n"}, type="module")
     greeting = node_package(
         "greeting",
@@ -79,7 +79,7 @@ def test_an_install_script_is_refused_by_name_and_does_not_run(
     assert environments(cache) == leftovers(cache) == []
 
 
-def test_a_file_that_is_not_what_its_hash_says_is_refused(lock: Callable[..., Path], index: Index, cache: Path) -> None:
+def test_a_file_that_does_not_match_its_hash_is_refused(lock: Callable[..., Path], index: Index, cache: Path) -> None:
     file = lock(node_package("words", WORDS))
     index.add(node_package("words", {"index.js": "module.exports = 'changed'\n"}))
     with pytest.raises(InvalidRequest, match="does not match its hash in the lock"):
@@ -96,7 +96,7 @@ def test_a_file_that_is_not_what_its_hash_says_is_refused(lock: Callable[..., Pa
         ({"link": True}, "The package 'words' in the lock must come from a registry, not from a directory"),
     ],
 )
-def test_a_lock_that_promises_less_is_refused(
+def test_a_lock_with_weaker_guarantees_is_refused(
     lock: Callable[..., Path], index: Index, about: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InvalidRequest, match=message):
@@ -105,13 +105,13 @@ def test_a_lock_that_promises_less_is_refused(
 
 
 @pytest.mark.parametrize("content", ["{", "[]", json.dumps({"lockfileVersion": 1, "dependencies": {}})])
-def test_what_is_not_a_lock_is_refused(tmp_path: Path, content: str) -> None:
+def test_a_file_that_is_not_a_lock_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "package-lock.json").write_text(content)
     with pytest.raises(InvalidRequest, match=r"The lock .*must (?:be JSON|have packages in the format of npm 7)"):
         pool_with(tmp_path / "package-lock.json")
 
 
-def test_packages_of_python_are_refused() -> None:
+def test_python_packages_are_refused() -> None:
     with pytest.raises(InvalidRequest, match=r"must be the path of a package-lock\.json for the"):
         greenroom.connect("bubblewrap:", container_type="NodeLTS", packages="polars")
 
@@ -119,4 +119,4 @@ def test_packages_of_python_are_refused() -> None:
 def test_a_missing_package_says_how_to_add_it() -> None:
     with greenroom.connect("bubblewrap:", container_type="NodeLTS", ready_session_instances=0) as pool:
         text = pool.session("a-session").execute("require('lodash')").text_for_model()
-    assert 'The application can add packages: packages="package-lock.json", where the pool is opened.' in text
+    assert 'The application can add packages: packages="package-lock.json" when opening the pool.' in text

@@ -87,7 +87,7 @@ def blocks(title: str, language: str = "") -> list[str]:
 
 
 @pytest.mark.usefixtures("folder")
-def test_the_example_prints_what_stands_below_it() -> None:
+def test_the_example_prints_the_output_shown_below_it() -> None:
     engine_pool("bubblewrap:", ready_session_instances=0).close()
     (code,) = blocks("bubblewrap", "python")
     output = io.StringIO()

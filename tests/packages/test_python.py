@@ -57,7 +57,7 @@ def installer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     return request.param
 
 
-def test_packages_are_there_for_code_and_for_everything_that_it_starts(greeting: Index, installer: str) -> None:
+def test_packages_are_available_to_code_and_its_processes(greeting: Index, installer: str) -> None:
     with pool_with(("greeting",)) as pool:
         session = pool.session("a-session")
         execution = session.execute(
@@ -126,14 +126,14 @@ def test_pools_share_nothing_and_code_can_change_nothing(greeting: Index, cache:
     assert oct(cache.stat().st_mode & 0o777) == "0o700"
 
 
-def test_wheels_beside_the_interpreters_own_are_not_installed_again(index: Index, cache: Path) -> None:
+def test_wheels_that_the_interpreter_has_are_not_installed_again(index: Index, cache: Path) -> None:
     index.add(wheel("words", code="import numpy\n", requires=["numpy"]))  # the index has no numpy
     with pool_with("words") as pool:
         pool.session("a-session").execute("import words").raise_for_error()
     assert [path.name for path in cache.glob("python-*/lib/*/site-packages/numpy")] == []
 
 
-def test_a_file_that_is_not_what_its_hash_says_is_refused(
+def test_a_file_that_does_not_match_its_hash_is_refused(
     index: Index, tmp_path: Path, cache: Path, installer: str
 ) -> None:
     content = index.add(wheel("words", code="WORD = 'hello'\n"))
@@ -145,7 +145,7 @@ def test_a_file_that_is_not_what_its_hash_says_is_refused(
     assert environments(cache) == leftovers(cache) == []
 
 
-def test_what_has_no_wheel_is_refused_by_name_and_its_code_does_not_run(
+def test_a_package_without_a_wheel_is_refused_by_name_and_its_code_does_not_run(
     index: Index, tmp_path: Path, cache: Path, installer: str
 ) -> None:
     setup = f"open({str(tmp_path / 'ran')!r}, 'w')"
@@ -206,7 +206,7 @@ def test_an_option_of_a_url_can_name_several(greeting: Index) -> None:
         pool.session("a-session").execute("import greeting, words").raise_for_error()
 
 
-def test_run_has_an_option_for_them(greeting: Index) -> None:
+def test_run_has_an_option_for_packages(greeting: Index) -> None:
     command = [sys.executable, "-m", "greenroom", "run", "--pool", "bubblewrap:", "--with", "greeting", "-c"]
     ended = subprocess.run([*command, "import greeting; greeting.main()"], capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stdout) == (0, "hello\n"), ended
@@ -302,7 +302,7 @@ async def test_progress_is_reported(greeting: Index) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
-def test_an_interpreter_of_another_user_is_not_run_here(tmp_path: Path, index: Index) -> None:
+def test_an_interpreter_of_another_user_is_not_run(tmp_path: Path, index: Index) -> None:
     python = tmp_path / "python"
     python.write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
     python.chmod(0o755)
@@ -315,4 +315,4 @@ def test_an_interpreter_of_another_user_is_not_run_here(tmp_path: Path, index: I
 def test_a_missing_package_says_how_to_add_it(index: Index) -> None:
     with pool_with(()) as pool:
         text = pool.session("a-session").execute("import words").text_for_model()
-    assert 'The application can add packages: packages="requirements.txt", where the pool is opened.' in text
+    assert 'The application can add packages: packages="requirements.txt" when opening the pool.' in text

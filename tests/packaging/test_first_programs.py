@@ -25,7 +25,7 @@ def test_the_first_program_of_a_page_runs_as_it_stands(page: str, wheels: Path, 
 
 
 @pytest.mark.timeout(300)
-def test_an_empty_environment_comes_to_its_first_test(wheels: Path, tmp_path: Path) -> None:
+def test_an_empty_environment_reaches_its_first_test(wheels: Path, tmp_path: Path) -> None:
     engine_pool("bubblewrap:", ready_session_instances=0).close()
     steps = first_use(tmp_path, wheels, installed)
     assert [step.name for step in steps] == ["install", "first program", "install pytest", "first test"]

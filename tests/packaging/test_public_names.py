@@ -87,7 +87,7 @@ def test_importing_greenroom_loads_little() -> None:
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)
-def test_an_adapter_loads_its_own_framework_alone(adapter: str) -> None:
+def test_an_adapter_loads_only_its_own_framework(adapter: str) -> None:
     if importlib.util.find_spec(ADAPTERS[adapter]) is None:
         pytest.skip(f"{ADAPTERS[adapter]} is not installed")
     loaded = look(adapter)["loaded"]

@@ -31,7 +31,7 @@ def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-def test_two_builds_are_the_same_and_as_they_must_be(distributions: Path) -> None:
+def test_two_builds_are_identical_and_correct(distributions: Path) -> None:
     assert contents.faults(distributions) == []
     assert len(list(distributions.iterdir())) == 2 * len(FOLDERS)
     assert "greenroom/image/python/Dockerfile" in zipfile.ZipFile(wheel_of(distributions, "core")).namelist()
@@ -90,7 +90,7 @@ def _with_metadata(old: str, new: str) -> Callable[[dict[str, bytes]], None]:
         (_with_metadata("text/markdown", "text/plain"), "its README must be Markdown, not text/plain."),
     ],
 )
-def test_a_fault_of_a_wheel_is_found(
+def test_a_fault_in_a_wheel_is_found(
     change: Callable[[dict[str, bytes]], None], fault: str, distributions: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "distributions"
@@ -159,7 +159,7 @@ MPL = {"some": {"licence": "MPL-2.0", "reason": "Its own files alone."}}
         ),
     ],
 )
-def test_a_licence_that_is_not_permissive_needs_an_exception_of_its_own(
+def test_a_licence_that_is_not_permissive_needs_its_own_exception(
     listed: dict[str, Any], rules: dict[str, Any], faults: list[str]
 ) -> None:
     _, found = parts.licences(listed, {**RULES, **rules})
@@ -229,7 +229,7 @@ def _step(*arguments: str | Path, **variables: str) -> tuple[int, list[str]]:
     return ended.returncode, ended.stderr.splitlines()
 
 
-def test_all_that_a_release_lacks_is_told_at_once(tmp_path: Path) -> None:
+def test_everything_that_a_release_lacks_is_reported_together(tmp_path: Path) -> None:
     key = tmp_path / "key"
     code, lines = _step("check", PATH=str(tmp_path), GREENROOM_SIGNING_KEY=str(key))
     assert code == 1
@@ -240,12 +240,12 @@ def test_all_that_a_release_lacks_is_told_at_once(tmp_path: Path) -> None:
         assert "To sign, pyproject.toml must have project.urls.Repository." in lines
 
 
-def test_another_user_than_root_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_user_other_than_root_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     assert any(fault.startswith("make release must run as root") for fault in readiness.missing())
 
 
-def test_a_step_that_fails_says_why_without_a_traceback(tmp_path: Path) -> None:
+def test_a_failed_step_states_the_reason_without_a_traceback(tmp_path: Path) -> None:
     assert _step("sign", tmp_path / "none") == (1, [f"release: {tmp_path / 'none'}: No such file or directory"])
     code, lines = _step("check", PATH=os.environ["PATH"], GIT_DIR=str(tmp_path))
     assert (code, lines[0]) == (1, "release: This command failed with exit code 128: git status --porcelain")
@@ -273,7 +273,7 @@ def test_a_changelog_that_does_not_fit_is_refused(changelog: str, error: str) ->
         changes.entry(changelog, "0.1.0")
 
 
-def test_what_is_unreleased_becomes_a_version_everywhere(tmp_path: Path) -> None:
+def test_a_release_sets_the_version_everywhere(tmp_path: Path) -> None:
     for name in ["CHANGELOG.md", "pyproject.toml", "docs/versioning.md", "packages/core/src/greenroom/__init__.py"]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)

@@ -49,7 +49,7 @@ def test_each_push_is_checked_and_a_change_passes_everything() -> None:
     assert _packages(_commands(jobs["check"])) == _packages(CONTRIBUTING) | {"ca-certificates"}
 
 
-def test_only_the_upload_may_publish_and_only_with_a_persons_consent() -> None:
+def test_only_the_upload_can_publish_and_only_with_a_persons_consent() -> None:
     text = (ROOT / ".github/workflows/release.yml").read_text()
     assert "secrets." not in text
     assert yaml.safe_load(text)["permissions"] == {}

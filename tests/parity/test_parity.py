@@ -33,12 +33,12 @@ def test_the_server_does_as_azure(case: Case, version: str, request: pytest.Fixt
         azure.client.delete("session", params={"identifier": azure.identifier, "api-version": API_VERSIONS[-1]})
 
 
-def test_the_page_says_what_is_tested() -> None:
+def test_the_page_names_what_is_tested() -> None:
     assert Path(__file__).parents[2] / "docs/azure-parity.md" == page.PATH
     assert page.PATH.read_text() == page.text(), "docs/azure-parity.md is not up to date: run `make parity`."
 
 
-def test_every_row_of_the_page_is_another() -> None:
+def test_every_row_of_the_page_is_different() -> None:
     rows = [(case.request, case.text) for case in CASES]
     assert len(set(rows)) == len(rows)
     assert all(text for _, text in rows)

@@ -56,7 +56,7 @@ def test_a_file_of_any_size_is_counted_whole(shared: Session, size: int) -> None
 
 
 @given(sizes=st.lists(st.integers(1, 3 << 20), max_size=6))
-async def test_an_upload_over_http_counts_what_was_taken(sizes: list[int]) -> None:
+async def test_an_upload_over_http_counts_the_accepted_bytes(sizes: list[int]) -> None:
     async def chunks() -> AsyncGenerator[bytes, None]:
         for size in sizes:
             yield bytes(size)
@@ -160,7 +160,7 @@ def give_up(progress: Progress) -> None:
         raise ZeroDivisionError
 
 
-def test_its_exception_is_raised_when_the_transfer_has_ended(tmp_path: Path) -> None:
+def test_an_exception_of_the_function_is_raised_when_the_transfer_has_ended(tmp_path: Path) -> None:
     backend = Endless()
     with scripted_pool(backend) as pool:
         session = pool.session("user-0001")
@@ -174,7 +174,7 @@ def test_its_exception_is_raised_when_the_transfer_has_ended(tmp_path: Path) -> 
         assert list(tmp_path.iterdir()) == []
 
 
-async def test_its_exception_is_raised_from_asynchronous_methods(tmp_path: Path) -> None:
+async def test_an_exception_of_the_function_is_raised_from_asynchronous_methods(tmp_path: Path) -> None:
     backend = Endless()
     with scripted_pool(backend) as pool:
         session = pool.session("user-0001")
@@ -199,7 +199,7 @@ async def test_a_followed_transfer_can_be_cancelled() -> None:
         assert await asyncio.to_thread(backend.ended.wait, 60)
 
 
-def test_the_works_own_error_comes_before_that_of_the_function() -> None:
+def test_an_error_of_the_transfer_takes_precedence_over_that_of_the_function() -> None:
     with memory_pool() as pool, pool.session() as session, pytest.raises(FileMissing):
         session.download("missing", on_progress=give_up)
 
@@ -209,7 +209,7 @@ async def _asynchronous(progress: Progress) -> None:
 
 
 @pytest.mark.parametrize(("function", "error"), [(5, "a function, not 5"), (_asynchronous, "not async")])
-async def test_what_cannot_be_called_is_refused(function: Any, error: str) -> None:
+async def test_an_object_that_cannot_be_called_is_refused(function: Any, error: str) -> None:
     with memory_pool() as pool, pool.session() as session:
         for begin in (session.upload, session.download):
             with pytest.raises(InvalidRequest, match=error):

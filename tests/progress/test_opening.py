@@ -66,7 +66,7 @@ def told(seen: list[Progress]) -> list[tuple[str, int, int | None, str]]:
     return [(each.task, each.done, each.total, each.unit) for each in seen]
 
 
-def test_a_pool_tells_what_it_prepares_and_waits_for_its_first_sandbox() -> None:
+def test_a_pool_reports_its_preparations_and_waits_for_its_first_sandbox() -> None:
     seen: list[Progress] = []
     with greenroom.connect("preparing:", on_progress=seen.append) as pool:
         assert pool.status().ready

@@ -173,7 +173,7 @@ def test_a_large_upload_has_a_bar_that_leaves_nothing(
 
 
 @pytest.mark.slow
-def test_ctrl_c_takes_the_bar_away(
+def test_ctrl_c_removes_the_progress_bar(
     backend: HeldBackend, url: str, terminal: Callable[..., Terminal], tmp_path: Path
 ) -> None:
     (tmp_path / "large.bin").write_bytes(bytes(LARGE))
@@ -192,7 +192,7 @@ def test_ctrl_c_takes_the_bar_away(
     [(LARGE, {"TERM": "dumb"}), (LARGE, {"CI": "true"}), (1 << 20, {}), (LARGE, {"TERM": "dumb", "FORCE_COLOR": "1"})],
     ids=["dumb", "CI", "small", "dumb with colours"],
 )
-def test_nothing_is_drawn(
+def test_nothing_is_drawn_for_small_or_disabled_progress(
     backend: HeldBackend,
     url: str,
     terminal: Callable[..., Terminal],
@@ -237,7 +237,7 @@ place.run(work, "Creating [red]a")
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["xterm", "dumb"])
-def test_the_state_of_an_operation_is_no_markup_and_needs_a_whole_terminal(
+def test_the_state_of_an_operation_is_not_markup_and_needs_a_full_terminal(
     terminal: Callable[..., Terminal], name: str
 ) -> None:
     shown = terminal(program=OF_A_SERVER, TERM=name)

@@ -48,7 +48,7 @@ def test_it_imports_nothing_but_pytest() -> None:
     assert ended.stdout == "pytest_greenroom\n"
 
 
-def test_it_is_silent_where_nobody_uses_it(tmp_path: Path) -> None:
+def test_the_plugin_is_silent_where_it_is_not_used(tmp_path: Path) -> None:
     (tmp_path / "test_other.py").write_text(
         "import sys\ndef test_other(): assert not any(name.partition('.')[0] == 'greenroom' for name in sys.modules)\n"
     )
@@ -93,7 +93,7 @@ def test_the_pool_can_be_chosen_in_a_conftest(tmp_path: Path) -> None:
     assert (code, "nonsense" in output) == (1, True), output
 
 
-def test_the_environment_is_changed_for_the_test_alone(tmp_path: Path) -> None:
+def test_the_environment_is_changed_only_for_the_test(tmp_path: Path) -> None:
     engine_pool("bubblewrap:", ready_session_instances=0).close()
     (tmp_path / "test_it.py").write_text(
         "import json, os, urllib.request\n"

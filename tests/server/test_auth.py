@@ -52,7 +52,7 @@ async def status(client: httpx.AsyncClient, token: str) -> int:
 # Keys
 
 
-async def test_a_key_lets_in_and_nothing_else_does() -> None:
+async def test_only_a_key_is_accepted() -> None:
     backend = ScriptedBackend()
     async with served(backend, guard=ApiKeys({"mine": digest("the key"), "other": digest("the other")})) as client:
         assert await status(client, "the key") == 200
@@ -69,7 +69,7 @@ async def test_a_key_lets_in_and_nothing_else_does() -> None:
     assert len(backend.runs) == 3
 
 
-def test_a_new_key_is_kept_as_its_digest_alone(tmp_path: Path) -> None:
+def test_only_the_digest_of_a_new_key_is_stored(tmp_path: Path) -> None:
     path = tmp_path / "keys"
     key = new_key(path, "ci")
     assert key not in path.read_text()
@@ -85,7 +85,7 @@ def test_a_new_key_is_kept_as_its_digest_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", f"old sha256:{'0' * 64}", f"old sha256:{'0' * 64}\r\n"])
-def test_a_key_is_added_to_a_file_that_somebody_else_wrote(tmp_path: Path, content: str) -> None:
+def test_a_key_is_added_to_an_existing_file(tmp_path: Path, content: str) -> None:
     path = tmp_path / "keys"
     path.write_text(content)
     new_key(path, "ci")
@@ -93,7 +93,7 @@ def test_a_key_is_added_to_a_file_that_somebody_else_wrote(tmp_path: Path, conte
 
 
 @pytest.mark.parametrize("content", ["", "# nobody", "my-secret-key", "ci sha256:abc", "ci md5:" + "0" * 64])
-def test_a_file_of_other_things_than_digests_is_refused(tmp_path: Path, content: str) -> None:
+def test_a_key_file_without_digests_is_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "keys"
     path.write_text(content)
     with pytest.raises(InvalidRequest) as caught:
@@ -127,7 +127,7 @@ def test_a_file_of_other_things_than_digests_is_refused(tmp_path: Path, content:
         ({"sec-fetch-site": "none"}, 200),
     ],
 )
-async def test_without_credentials_programs_may_call_and_web_pages_may_not(
+async def test_without_credentials_programs_can_call_and_web_pages_cannot(
     headers: dict[str, str], expected: int
 ) -> None:
     async with served(ScriptedBackend(), allowed_hosts=["Box.internal"]) as client:
@@ -249,7 +249,7 @@ async def guarded(authority: Authority, clock: Clock, **options: Any) -> AsyncGe
             yield client
 
 
-async def test_a_token_of_the_tenant_lets_in(authority: Authority, clock: Clock) -> None:
+async def test_a_token_of_the_tenant_is_accepted(authority: Authority, clock: Clock) -> None:
     async with guarded(authority, clock) as client:
         assert await status(client, FIRST.sign()) == 200
         assert await status(client, FIRST.sign(iss=f"{authority.url}/{TENANT}/v2.0")) == 200
@@ -313,7 +313,7 @@ def tampered() -> str:
         pytest.param(lambda: "ä.ä.ä", id="no ASCII"),
     ],
 )  # fmt: skip
-async def test_any_other_token_does_not(authority: Authority, clock: Clock, token: Any) -> None:
+async def test_any_other_token_is_refused(authority: Authority, clock: Clock, token: Any) -> None:
     async with guarded(authority, clock) as client:
         assert await status(client, token()) == 401
 
@@ -341,7 +341,7 @@ async def test_new_keys_are_found_and_strangers_do_not_make_it_fetch_them(author
         assert authority.fetches == 2
 
 
-async def test_keys_are_used_for_a_day_while_nobody_publishes_them(authority: Authority, clock: Clock) -> None:
+async def test_keys_are_used_for_a_day_when_they_cannot_be_fetched(authority: Authority, clock: Clock) -> None:
     async with guarded(authority, clock) as client:
         assert await status(client, FIRST.sign()) == 200
         authority.content = b"no keys"
@@ -362,9 +362,7 @@ async def test_without_keys_tokens_cannot_be_checked(authority: Authority, clock
 
 
 @pytest.mark.parametrize("coding", ["gzip", "gzip, gzip"])
-async def test_keys_that_are_packed_take_no_more_memory_than_others(
-    authority: Authority, clock: Clock, coding: str
-) -> None:
+async def test_compressed_keys_take_no_more_memory_than_others(authority: Authority, clock: Clock, coding: str) -> None:
     authority.content = gzip.compress(bytes(50 << 20))
     authority.headers = f"Content-Encoding: {coding}\r\n"
     async with guarded(authority, clock) as client:

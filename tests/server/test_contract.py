@@ -175,7 +175,7 @@ async def test_streams_are_as_long_as_the_newest_version_asks_for() -> None:
     assert lengths == [10, 5000, 4096, 5000]
 
 
-async def test_an_asynchronous_execution_is_asked_for_until_it_has_ended(client: httpx.AsyncClient) -> None:
+async def test_an_asynchronous_execution_is_polled_until_it_ends(client: httpx.AsyncClient) -> None:
     body = current("import time; time.sleep(0.2); print('done')", executionType="Asynchronous")
     response = await client.post("/executions", params=query(LATEST), json=body)
     assert response.status_code == 202
@@ -311,7 +311,7 @@ async def test_sessions_are_read_listed_and_deleted(client: httpx.AsyncClient) -
     assert fresh.json()["result"]["executionResult"] is False
 
 
-async def test_a_custom_pools_way_to_stop_a_session_works_too(client: httpx.AsyncClient) -> None:
+async def test_a_session_can_be_stopped_with_the_operation_of_custom_pools(client: httpx.AsyncClient) -> None:
     await client.post("/executions", params=query(LATEST), json=current("x = 1"))
     stopped = await client.post("/.management/stopSession", params=query(CURRENT[1]))
     assert (stopped.status_code, stopped.text) == (200, "Session session in session pool p stopped.")
@@ -388,7 +388,7 @@ async def test_the_length_of_an_identifier_is_azures(client: httpx.AsyncClient, 
 
 
 @pytest.mark.parametrize("identifier", ["with space", "tab\there", "umlaut-ä", "null\0byte"])
-async def test_an_identifier_has_no_other_characters_than_azures(client: httpx.AsyncClient, identifier: str) -> None:
+async def test_an_identifier_has_only_azures_characters(client: httpx.AsyncClient, identifier: str) -> None:
     response = await client.post("/executions", params=query(LATEST, identifier), json=current("1"))
     assert response.status_code == 400
 
@@ -422,7 +422,7 @@ async def test_an_identifier_with_a_slash_in_the_path_is_not_taken_for_a_shorter
     assert (await client.get("/session", params=query(LATEST, "victim"))).status_code == 200
 
 
-async def test_a_repeated_parameter_is_refused(client: httpx.AsyncClient) -> None:
+async def test_a_repeated_query_parameter_is_refused(client: httpx.AsyncClient) -> None:
     twice = await client.get(f"/files?api-version={LATEST}&identifier=mine&identifier=theirs")
     both = await client.get("/identifier/mine/files", params=query(LATEST, "theirs"))
     assert (twice.status_code, both.status_code) == (400, 400)
@@ -438,7 +438,7 @@ async def test_a_body_of_another_form_is_refused(client: httpx.AsyncClient, cont
 
 
 @pytest.mark.parametrize("name", ["..%2Fetc%2Fpasswd", "%2Fetc%2F..%2F..%2Fpasswd", "a%00b", "x" * 5000])
-async def test_a_path_that_leads_out_is_refused(client: httpx.AsyncClient, name: str) -> None:
+async def test_a_path_out_of_the_session_is_refused(client: httpx.AsyncClient, name: str) -> None:
     response = await client.get(f"/files/{name}/content", params=query(LATEST))
     assert (response.status_code, code_of(response)) == (400, "FilePathInvalid")
     elsewhere = await client.get("/files", params=query(LATEST, path="../.."))
@@ -454,7 +454,7 @@ async def test_a_full_pool_responds_as_azure_does() -> None:
     assert int(response.headers["retry-after"]) > 0
 
 
-async def test_leniently_each_contract_takes_the_others_bodies_and_versions(client: httpx.AsyncClient) -> None:
+async def test_a_lenient_server_accepts_bodies_and_versions_of_both_contracts(client: httpx.AsyncClient) -> None:
     for path, version, body, wrapped in [
         ("/executions", LATEST, inline("1"), False),
         ("/code/execute", LEGACY[0], current("1"), True),
@@ -471,7 +471,7 @@ async def test_leniently_each_contract_takes_the_others_bodies_and_versions(clie
     assert without.status_code == 200
 
 
-async def test_strictly_each_contract_takes_its_own_alone(strict: httpx.AsyncClient) -> None:
+async def test_a_strict_server_accepts_only_the_contracts_own_bodies_and_versions(strict: httpx.AsyncClient) -> None:
     for method, path, params, body, code in [
         ("POST", "/executions", query(LATEST), inline("1"), "SessionPropertiesMissing"),
         ("POST", "/code/execute", query(LEGACY[0]), current("1"), "SessionPropertiesMissing"),
@@ -510,7 +510,7 @@ async def test_strictly_each_contract_takes_its_own_alone(strict: httpx.AsyncCli
         (LATEST, {"code": "1", "shellCommand": ["true"]}, "shellCommand"),
     ],
 )
-async def test_strictly_fields_have_their_declared_types(
+async def test_on_a_strict_server_fields_have_their_declared_types(
     strict: httpx.AsyncClient, version: str, body: dict[str, Any], target: str
 ) -> None:
     response = await strict.post("/executions", params=query(version), json=body)
@@ -518,14 +518,14 @@ async def test_strictly_fields_have_their_declared_types(
     assert response.json()["error"]["target"] == target
 
 
-async def test_strictly_other_fields_can_have_any_value(strict: httpx.AsyncClient) -> None:
+async def test_on_a_strict_server_other_fields_can_have_any_value(strict: httpx.AsyncClient) -> None:
     for version, status in zip(CURRENT, [202, 200, 200], strict=True):
         body = current("1", another=[5], timeoutInSeconds=60.0)
         body |= {} if version == LATEST else {"useEmptyKernel": "yes", "stdin": 5}
         assert (await strict.post("/executions", params=query(version), json=body)).status_code == status
 
 
-async def test_strictly_a_name_is_one_segment_of_the_path(strict: httpx.AsyncClient) -> None:
+async def test_on_a_strict_server_a_name_is_one_path_segment(strict: httpx.AsyncClient) -> None:
     await put(strict, "content", b"x", path="a")
     for path in ("/files/a/content/content", "/files/a/b", "/files/content/content/content", "/executions/a/b"):
         response = await strict.get(path, params=query(LATEST))
@@ -559,7 +559,7 @@ async def test_one_pool_serves_every_name_and_several_their_own() -> None:
     assert (len(one.runs), len(two.runs)) == (1, 1)
 
 
-async def test_health_needs_no_version_and_knows_the_pools() -> None:
+async def test_health_needs_no_version_and_covers_the_pools() -> None:
     async with served() as client:
         assert (await client.get("/healthz")).json() == {"status": "alive"}
         ready = await client.get("/readyz")
@@ -575,7 +575,7 @@ async def test_health_needs_no_version_and_knows_the_pools() -> None:
         assert (await client.get("/readyz")).status_code == 503
 
 
-async def test_what_the_specification_declares_is_accepted(client: httpx.AsyncClient) -> None:
+async def test_everything_that_the_specification_declares_is_accepted(client: httpx.AsyncClient) -> None:
     headers = {"operation-id": "a.b:c"}
     response = await client.post("/executions", params=query(LATEST), json=current("1"), headers=headers)
     assert response.json()["id"] == "a.b:c"

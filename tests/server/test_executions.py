@@ -55,7 +55,7 @@ async def test_a_session_deleted_under_an_execution_cancels_it() -> None:
     assert backend.interrupted == ["session"] * 3
 
 
-async def test_running_executions_can_end_when_the_server_stops_and_no_more_begin() -> None:
+async def test_running_executions_can_end_when_the_server_stops_and_no_more_start() -> None:
     async with application() as app, client_of(app) as client:
         code = "import time; time.sleep(0.3); print('done')"
         running = asyncio.create_task(client.post("/executions", params=query(LATEST), json=current(code)))
@@ -84,7 +84,7 @@ async def test_executions_that_take_too_long_are_cancelled_when_the_server_stops
     assert backend.interrupted == ["session"]
 
 
-async def test_a_request_whose_body_comes_late_begins_nothing_when_the_server_stops() -> None:
+async def test_a_request_with_a_late_body_starts_nothing_when_the_server_stops() -> None:
     backend = ScriptedBackend()
     arrived = asyncio.Event()
 
@@ -303,7 +303,7 @@ async def test_each_stream_of_a_shell_command_is_cut_and_its_time_is_limited() -
         assert late.json()["result"]["stdout"] == "begun\n"
 
 
-async def test_a_command_has_standard_input_and_may_be_a_list_of_arguments() -> None:
+async def test_a_command_has_standard_input_and_can_be_a_list_of_arguments() -> None:
     async with served() as client:
 
         async def run(**body: Any) -> tuple[str, str]:
@@ -379,7 +379,7 @@ async def test_any_result_of_a_command_becomes_a_response(data: Any) -> None:
 
 
 @pytest.mark.parametrize("data", [{}, {"packages": [1], "python": 3}, {"packages": {"a": {"b": 1}}}, {"packages": "x"}])
-async def test_any_list_of_packages_becomes_a_response(data: Any) -> None:
+async def test_any_package_list_becomes_a_response(data: Any) -> None:
     backend = ScriptedBackend()
     backend.answer = Execution("1", "succeeded", outputs=(Output({ANSWER: data}),))
     async with served(backend) as client:
@@ -388,7 +388,7 @@ async def test_any_list_of_packages_becomes_a_response(data: Any) -> None:
         assert backend.deleted  # its session
 
 
-async def test_metadata_that_failed_are_determined_again() -> None:
+async def test_failed_metadata_are_determined_again() -> None:
     backend = ScriptedBackend()
     async with served(backend) as client:
         failed = await client.get("/metadata", params={"api-version": LATEST})
@@ -438,7 +438,7 @@ async def test_a_sandbox_that_ends_while_its_code_runs_is_reported() -> None:
     assert (response.status_code, code_of(response)) == (410, "SessionLost")
 
 
-async def test_pictures_of_sandboxes_are_passed_on_as_text() -> None:
+async def test_sandbox_images_are_passed_on_as_text() -> None:
     picture = base64.b64encode(b"\x89PNG\r\n\x1a\n").decode()
     code = f"class P:\n def _repr_mimebundle_(self): return {{'image/png': {picture!r}}}\nP()"
     async with served() as client:
@@ -449,7 +449,7 @@ async def test_pictures_of_sandboxes_are_passed_on_as_text() -> None:
 
 @pytest.mark.filterwarnings("ignore::greenroom.local.AzureRangeWarning")
 @pytest.mark.parametrize("version", [LEGACY[0], LATEST])
-async def test_a_session_that_began_again_is_told_in_a_header(version: str) -> None:
+async def test_a_restarted_session_is_reported_in_a_header(version: str) -> None:
     path, body = ("/code/execute", inline) if version in LEGACY else ("/executions", current)
     for period in (0.2, 2, 20):
         backend = await memory_backend(cooldown_period=period)

@@ -136,7 +136,7 @@ def backend_with_an_inventory() -> ScriptedBackend:
 
 @settings(max_examples=examples(400))
 @given(st.sampled_from(METHODS), paths, usual_query | queries, headers, bodies)
-async def test_any_request_has_an_answer(
+async def test_any_request_gets_a_response(
     method: str, path: str, query: list[tuple[str, str]], given_headers: list[tuple[bytes, bytes]], body: bytes
 ) -> None:
     async with application(backend_with_an_inventory()) as app:

@@ -89,7 +89,7 @@ async def test_the_headers_of_all_parts_have_a_limit() -> None:
     assert "together" in response.text
 
 
-async def test_the_limits_hold_without_those_of_the_multipart_library(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_limits_apply_without_those_of_the_multipart_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("greenroom.server.transport.multipart.MultipartParser", _without_limits())
     for part in (b"X: " + b"x" * 5000 + b"\r\n\r\nx", b"X:\r\n" * 2000 + b"\r\nx"):
         async with served(ScriptedBackend()) as client:
@@ -145,7 +145,7 @@ async def test_a_file_name_can_be_in_another_alphabet(charset: str) -> None:
 
 
 @pytest.mark.parametrize("piece", [b"[],", b"{},", b"1,", b'"",', b'{"a":1},'])
-async def test_a_request_has_few_values(piece: bytes) -> None:
+async def test_the_number_of_values_in_a_request_is_limited(piece: bytes) -> None:
     for size in (20_000, 7 * _MIB // len(piece)):
         async with served(ScriptedBackend()) as client:
             response = await client.post("/executions", params=query(LATEST), content=b"[" + piece * size + b"1]")
@@ -154,7 +154,7 @@ async def test_a_request_has_few_values(piece: bytes) -> None:
 
 
 @pytest.mark.parametrize("depth", [250, 100_000])
-async def test_a_request_is_not_nested_deep(depth: int) -> None:
+async def test_the_depth_of_a_request_is_limited(depth: int) -> None:
     async with served(ScriptedBackend()) as client:
         body = b'{"code": ' + b"[" * depth + b"]" * depth + b"}"
         response = await client.post("/executions", params=query(LATEST), content=body)
@@ -162,7 +162,7 @@ async def test_a_request_is_not_nested_deep(depth: int) -> None:
     assert "nested" in response.text
 
 
-async def test_long_code_may_have_every_character() -> None:
+async def test_long_code_can_have_every_character() -> None:
     backend = ScriptedBackend()
     code = '[{},"\\' * (_MIB // 2)
     async with served(backend) as client:
@@ -236,7 +236,7 @@ async def test_a_request_of_http_1_0_has_no_transfer_encoding() -> None:
 @pytest.mark.parametrize(
     "body", [b"5\nhello\n0\n\n", b"5\r\nhelloXX0\r\n\r\n", b"-1\r\n\r\n", b"0x5\r\nhello\r\n0\r\n\r\n"]
 )
-async def test_a_chunk_that_does_not_end_as_it_must_ends_the_connection(body: bytes) -> None:
+async def test_a_chunk_with_a_wrong_end_closes_the_connection(body: bytes) -> None:
     async with listening(ScriptedBackend(), client_timeout=2) as server:
         head = f"POST {TARGET} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
         answer = await exchange(server, head + body + SMUGGLED)
@@ -323,7 +323,7 @@ async def test_an_outcome_that_did_not_fit_can_be_retrieved_later(version: str) 
         assert app.budget.used == 0
 
 
-async def test_bodies_that_do_not_end_are_held_up_to_a_limit() -> None:
+async def test_incomplete_bodies_are_held_up_to_a_limit() -> None:
     async with listening(ScriptedBackend(), max_in_flight="8Mi", client_timeout=20) as server:
         port = int(server.url.rpartition(":")[2])
         head = f"POST {TARGET} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {4 * _MIB}\r\n\r\n".encode()
@@ -375,7 +375,7 @@ EVENTS = st.lists(
 
 @settings(max_examples=examples(30))
 @given(EVENTS, st.sampled_from(["8Mi", "9Mi", "64Mi"]))
-async def test_the_budget_comes_back_whatever_becomes_of_the_requests(events: list[str], limit: str) -> None:
+async def test_the_budget_is_returned_however_requests_end(events: list[str], limit: str) -> None:
     backend = ScriptedBackend()
     image = Output({"image/png": "x" * (3 * _MIB)})
     backend.answer = Execution("1", "succeeded", stdout="x" * _MIB, outputs=(image,))
@@ -449,7 +449,7 @@ async def _gone(app: Any, params: dict[str, str], body: Any, more: str) -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from(["hold", "add", "hand over", "close"]), st.integers(0, 300_000))))
-def test_a_budget_is_never_exceeded_and_comes_back(steps: list[tuple[str, int]]) -> None:
+def test_a_budget_is_never_exceeded_and_is_returned(steps: list[tuple[str, int]]) -> None:
     budget = Budget(500_000)
     shares = [Share(budget)]
     for step, size in steps:
@@ -479,7 +479,7 @@ async def test_a_limit_below_that_of_a_request_is_refused() -> None:
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o770, 0o1777, 0o722])
-def test_no_key_is_taken_from_a_directory_that_others_may_write_to(tmp_path: Path, mode: int) -> None:
+def test_no_key_is_taken_from_a_directory_that_others_can_write_to(tmp_path: Path, mode: int) -> None:
     directory = tmp_path / "tls"
     self_signed(directory, ["localhost"])
     directory.chmod(mode)
@@ -515,7 +515,7 @@ def test_the_directory_of_a_key_is_private_whatever_the_umask_is(tmp_path: Path)
         assert path.stat().st_mode & 0o777 == mode
 
 
-def test_a_key_that_others_could_read_is_made_anew(tmp_path: Path) -> None:
+def test_a_key_that_others_could_read_is_replaced(tmp_path: Path) -> None:
     files = self_signed(tmp_path / "tls", ["localhost"])
     old = files.key.read_bytes()
     files.key.chmod(0o644)

@@ -219,7 +219,7 @@ async def test_large_outputs_come_whole_also_to_a_slow_consumer(timeout: float |
     assert "".join(event.text for event in events if isinstance(event, StreamText)) == text
 
 
-async def test_code_that_says_nothing_for_long_is_not_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_silent_code_is_not_abandoned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("greenroom.server.routes.native._KEEP_ALIVE", 0.05)
     monkeypatch.setattr("greenroom.azure.native._TIMEOUT", 6)
     async with connected(await memory_backend()) as (pool, _):
@@ -227,7 +227,9 @@ async def test_code_that_says_nothing_for_long_is_not_given_up(monkeypatch: pyte
     assert (execution.stdout, execution.result) == ("a\n", "'end'")
 
 
-async def test_the_wait_for_another_process_is_not_a_part_of_the_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_waiting_for_another_process_does_not_count_towards_the_time_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("greenroom.server.routes.native._KEEP_ALIVE", 0.05)
     monkeypatch.setattr("greenroom.azure.native.MARGIN", 0.2)
     async with connected(await memory_backend()) as (pool, server), client_of(server.url) as other:
@@ -237,7 +239,7 @@ async def test_the_wait_for_another_process_is_not_a_part_of_the_time_limit(monk
         await first
 
 
-async def test_an_execution_that_does_not_end_in_time_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_execution_that_does_not_end_in_time_is_abandoned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("greenroom.server.routes.native._KEEP_ALIVE", 0.05)
     monkeypatch.setattr("greenroom.azure.native.MARGIN", 0.2)
     backend = ScriptedBackend()
@@ -248,7 +250,7 @@ async def test_an_execution_that_does_not_end_in_time_is_given_up(monkeypatch: p
 
 
 @pytest.mark.parametrize("timeout", [None, 500, math.inf])
-async def test_a_caller_that_leaves_interrupts_the_code_and_has_what_it_printed(timeout: float | None) -> None:
+async def test_a_caller_that_leaves_interrupts_the_code_and_keeps_its_output(timeout: float | None) -> None:
     backend = ScriptedBackend()
     events: list[Event] = []
     async with connected(backend) as (pool, _):
@@ -262,7 +264,7 @@ async def test_a_caller_that_leaves_interrupts_the_code_and_has_what_it_printed(
     assert (events[-1].status, events[-1].stdout) == ("cancelled", "ran\n")
 
 
-async def test_a_session_that_is_deleted_loses_what_runs_in_it() -> None:
+async def test_deleting_a_session_loses_its_running_executions() -> None:
     async with connected(await memory_backend()) as (pool, _):
         events: list[Event] = []
         task = run(pool, "import time\nprint('begun')\ntime.sleep(200)", math.inf, events.append)
@@ -273,7 +275,7 @@ async def test_a_session_that_is_deleted_loses_what_runs_in_it() -> None:
             await task
 
 
-async def test_an_execution_that_was_cancelled_before_it_came_does_not_begin() -> None:
+async def test_an_execution_cancelled_before_its_arrival_does_not_start() -> None:
     records = ExecutionRecords()
     for number in range(1500):
         records.cancel_one("session", f"x{number}")
@@ -392,7 +394,7 @@ async def test_an_execution_in_the_background_that_is_forgotten_is_lost() -> Non
                 await task
 
 
-async def test_a_server_that_breaks_every_connection_is_given_up_after_the_time_limit(
+async def test_a_server_that_breaks_every_connection_is_abandoned_after_the_time_limit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("greenroom.azure.native.MAX_SYNCHRONOUS", 0.1)
@@ -473,7 +475,7 @@ async def test_events_come_to_the_latest_of_several_clients_and_wait_for_no_othe
     assert second[1:] == [{"type": "text", "stream": "stdout", "text": "two"}]
 
 
-async def test_only_an_execution_in_the_background_can_be_received_again() -> None:
+async def test_only_a_background_execution_can_be_received_again() -> None:
     backend = ScriptedBackend()
     async with connected(backend) as (pool, server):
         running = run(pool, ENDLESS_CODE)
@@ -526,7 +528,7 @@ async def test_a_call_is_made_once_over_lost_connections() -> None:
     assert (execution.stdout, execution.result, calls) == ("2\n", "4", [1, 2])
 
 
-async def test_an_answer_that_is_lost_is_sent_again() -> None:
+async def test_a_lost_answer_is_sent_again() -> None:
     relay: Relay
 
     async def answer(call: ToolCall) -> ToolAnswer:
@@ -686,7 +688,7 @@ async def test_keys_the_log_and_the_events_cover_the_routes(caplog: pytest.LogCa
     assert (first.operation, first.status) == ("POST /greenroom/1/executions", 200)
 
 
-async def test_a_client_that_does_not_take_its_lines_is_disconnected() -> None:
+async def test_a_client_that_does_not_read_its_lines_is_disconnected() -> None:
     backend = ScriptedBackend()
     backend.answer = Execution("1", "succeeded", stdout="x" * (50 * MIB))
     async with listening(backend, client_timeout=0.5) as server:
@@ -733,7 +735,7 @@ async def test_an_order_of_another_form_is_refused(order: Any, message: str) -> 
             await connection.json(call, _as_it_is, timeout=60)
 
 
-async def test_a_strict_server_speaks_it_too() -> None:
+async def test_a_strict_server_supports_it_too() -> None:
     async with connected(ScriptedBackend(), strict=True) as (pool, _):
         assert (await run(pool, "1")).stdout == "ran\n"
 
@@ -771,7 +773,7 @@ async def test_the_settings_of_a_session_reach_the_pool_for_as_long_as_they_are_
         assert backend.memory == [512 * MIB, None]
 
 
-async def test_variables_that_no_header_can_hold_are_refused_at_once() -> None:
+async def test_variables_that_no_header_can_hold_are_refused_immediately() -> None:
     async with connected(ScriptedBackend()) as (pool, _):
         with pytest.raises(InvalidRequest, match="at most 24 KiB as JSON"):
             pool.configure("session", Overrides(env=Environment({"A": "é" * 6_000})))
@@ -787,9 +789,7 @@ async def test_variables_that_no_header_can_hold_are_refused_at_once() -> None:
         ({"env": {"A": 1}}, "values of type str"),
     ],
 )
-async def test_settings_that_break_a_rule_are_refused_whoever_sends_them(
-    overrides: dict[str, Any], message: str
-) -> None:
+async def test_settings_that_break_a_rule_are_refused_from_any_client(overrides: dict[str, Any], message: str) -> None:
     async with served(await memory_backend()) as client:
         response = await client.get(
             "/greenroom/1/files",
@@ -800,7 +800,7 @@ async def test_settings_that_break_a_rule_are_refused_whoever_sends_them(
     assert message in response.json()["error"]["message"]
 
 
-async def test_a_pool_that_cannot_configure_a_session_says_so_with_its_use() -> None:
+async def test_a_pool_that_cannot_configure_a_session_says_so_on_first_use() -> None:
     class Uniform(ScriptedBackend):
         configure = BareBackend.configure
 

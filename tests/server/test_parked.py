@@ -93,7 +93,7 @@ async def process(script: str, url: str) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(sys.executable, "-c", script, url, stdout=asyncio.subprocess.PIPE)
 
 
-async def test_a_new_process_goes_on_after_the_first_was_killed() -> None:
+async def test_a_new_process_continues_after_the_first_was_killed() -> None:
     async with listening(await memory_backend()) as server:
         first = await process(FIRST, server.url)
         try:

@@ -63,7 +63,7 @@ async def test_every_pool_is_closed_even_if_one_fails() -> None:
     assert closed == ["a", "b", "c"]
 
 
-async def test_a_request_counts_as_in_flight_until_its_response_is_sent() -> None:
+async def test_a_request_is_in_flight_until_its_response_is_sent() -> None:
     class Slow(ScriptedBackend):
         go_on = asyncio.Event()
 

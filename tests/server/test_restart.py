@@ -133,7 +133,7 @@ async def test_a_killed_server_loses_no_execution(engine: None, tmp_path: Path) 
 
 
 @pytest.mark.slow
-async def test_our_own_client_finds_its_execution(engine: None, tmp_path: Path) -> None:
+async def test_the_greenroom_client_finds_its_execution(engine: None, tmp_path: Path) -> None:
     options = ("--state", str(tmp_path / "state.db"))
     order = {"background": True, "stream": True}
 
@@ -179,7 +179,7 @@ async def _begun(records: ExecutionRecords, name: str = "one", *, outlives: bool
     return record
 
 
-async def test_pools_have_executions_of_their_own_until_they_are_deleted(tmp_path: Path) -> None:
+async def test_pools_have_separate_executions_until_they_are_deleted(tmp_path: Path) -> None:
     path = tmp_path / "state.db"
     file = await StateFile.open(path)
     for pool in ("p", "q"):
@@ -224,7 +224,7 @@ async def test_an_execution_that_cannot_be_kept_is_not_accepted(
     await file.close()
 
 
-async def test_an_end_of_another_version_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_end_of_another_version_is_ignored(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = await StateFile.open(tmp_path / "state.db")
     table = ExecutionTable(file, "p")
     await table.begin("user-1", "one", b'{"form":"unknown"}\n')

@@ -128,7 +128,7 @@ def refusal() -> Iterator[Callable[..., str]]:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "10.0.0.1", "box.internal"])
-def test_it_does_not_listen_for_others_without_authentication(refusal: Callable[..., str], host: str) -> None:
+def test_the_server_does_not_listen_for_others_without_authentication(refusal: Callable[..., str], host: str) -> None:
     assert "A server without credentials must listen on 127.0.0.1" in refusal("--pool", "bubblewrap:", "--host", host)
 
 
@@ -144,7 +144,7 @@ def test_a_refusal_is_a_line_and_an_exit_code() -> None:
     [
         (["--api-key-file", "missing"], "cannot be read"),
         (["--certfile", "missing", "--keyfile", "missing"], "cannot be used"),
-        (["--certfile", "missing"], "certfile must come with keyfile"),
+        (["--certfile", "missing"], "certfile must be used with keyfile"),
         (
             ["--certfile", "a", "--keyfile", "b", "--tls-self-signed"],
             "certfile must not be 'a' if tls_self_signed is set",
@@ -204,7 +204,7 @@ def test_a_short_key_is_refused(refusal: Callable[..., str], monkeypatch: pytest
     assert "guess-me" not in message
 
 
-def test_without_the_extra_it_says_what_to_install(tmp_path: Path) -> None:
+def test_without_the_extra_the_error_names_the_package_to_install(tmp_path: Path) -> None:
     hidden = tmp_path / "starlette"
     hidden.mkdir()
     (hidden / "__init__.py").write_text(
@@ -264,7 +264,7 @@ async def test_both_contracts_over_real_sandboxes(client: httpx.AsyncClient) -> 
     assert (await client.delete("/session", params=query(LATEST))).status_code == 204
 
 
-async def test_a_client_that_goes_away_ends_its_execution(client: httpx.AsyncClient) -> None:
+async def test_a_client_that_disconnects_ends_its_execution(client: httpx.AsyncClient) -> None:
     await client.post("/executions", params=query(LATEST), json=current("x = 1"))
     with pytest.raises(httpx.ReadTimeout):
         await client.post("/executions", params=query(LATEST), json=current("while True: pass"), timeout=0.5)
@@ -282,7 +282,7 @@ def sandboxes_of(pid: int) -> list[str]:
     return sorted(found - {str(pid)})
 
 
-async def test_a_stop_lets_executions_end_and_leaves_nothing(engine: None) -> None:
+async def test_stopping_lets_executions_end_and_leaves_nothing(engine: None) -> None:
     async with (
         serving("--shutdown-grace", "60") as server,
         httpx.AsyncClient(base_url=server.url, timeout=60) as client,
@@ -300,7 +300,7 @@ async def test_a_stop_lets_executions_end_and_leaves_nothing(engine: None) -> No
         await eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in below))
 
 
-async def test_a_stop_ends_executions_that_do_not_finish(engine: None) -> None:
+async def test_stopping_ends_executions_that_do_not_finish(engine: None) -> None:
     async with (
         serving("--shutdown-grace", "0.3") as server,
         httpx.AsyncClient(base_url=server.url, timeout=60) as client,
@@ -359,7 +359,7 @@ def unread() -> Iterator[tuple[int, int]]:
     os.close(writer)
 
 
-async def test_an_access_log_that_nobody_reads_holds_nothing_up(engine: None, unread: tuple[int, int]) -> None:
+async def test_an_unread_access_log_delays_nothing(engine: None, unread: tuple[int, int]) -> None:
     os.write(unread[1], b"x" * 4096)
     async with serving(stdout=unread[1]) as server, httpx.AsyncClient(base_url=server.url, timeout=60) as client:
         for _ in range(20):
@@ -368,7 +368,7 @@ async def test_an_access_log_that_nobody_reads_holds_nothing_up(engine: None, un
         assert server.process.returncode == 0
 
 
-def test_lines_for_nobody_are_dropped_and_counted(unread: tuple[int, int]) -> None:
+def test_lines_without_a_reader_are_dropped_and_counted(unread: tuple[int, int]) -> None:
     reader, writer = unread
     handler = LineHandler(writer)
     for number in range(5000):
@@ -387,7 +387,7 @@ def test_lines_for_nobody_are_dropped_and_counted(unread: tuple[int, int]) -> No
     handler.close()
 
 
-async def test_a_key_of_the_environment_lets_in_and_is_not_handed_on(engine: None) -> None:
+async def test_a_key_from_the_environment_is_accepted_and_not_inherited(engine: None) -> None:
     async with serving(GREENROOM_API_KEY=KEY) as server, httpx.AsyncClient(base_url=server.url, timeout=60) as client:
         assert f"Web pages: {server.url}/ui\n" in server.said
         assert (await client.get("/ui")).headers["location"] == "/ui/sign-in"

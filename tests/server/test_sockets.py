@@ -51,7 +51,7 @@ async def all_of(reader: asyncio.StreamReader) -> bytes:
 
 
 @pytest.mark.parametrize("code", ["import time; time.sleep(200)", "while True: pass"])
-async def test_a_client_that_goes_away_ends_its_execution_and_the_session_lives_on(code: str) -> None:
+async def test_a_client_that_disconnects_ends_its_execution_but_not_its_session(code: str) -> None:
     backend = await memory_backend()
     async with listening(backend) as server, httpx.AsyncClient(base_url=server.url, timeout=60) as client:
         await client.post("/executions", params=query(LATEST), json=current("x = 42"))
@@ -68,7 +68,7 @@ async def test_a_client_that_goes_away_ends_its_execution_and_the_session_lives_
         assert time.monotonic() - began < 60
 
 
-async def test_a_client_that_goes_away_does_not_end_an_asynchronous_execution() -> None:
+async def test_a_client_that_disconnects_does_not_end_an_asynchronous_execution() -> None:
     async with (
         listening(await memory_backend()) as server,
         httpx.AsyncClient(base_url=server.url, timeout=60) as client,
@@ -90,7 +90,7 @@ async def test_a_client_that_goes_away_does_not_end_an_asynchronous_execution() 
         b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: ",
     ],
 )
-async def test_a_head_that_does_not_come_to_its_end_ends_the_connection(beginning: bytes) -> None:
+async def test_an_incomplete_head_closes_the_connection(beginning: bytes) -> None:
     async with listening(ScriptedBackend(), client_timeout=0.3) as server, connected(server) as (reader, writer):
         writer.write(beginning)
         began = time.monotonic()
@@ -98,7 +98,7 @@ async def test_a_head_that_does_not_come_to_its_end_ends_the_connection(beginnin
         assert time.monotonic() - began > 0.2
 
 
-async def test_a_head_that_comes_in_drops_has_no_more_time() -> None:
+async def test_a_trickling_head_gets_no_more_time() -> None:
     async with listening(ScriptedBackend(), client_timeout=0.5) as server, connected(server) as (reader, writer):
         writer.write(b"GET /healthz HTTP/1.1\r\nX: ")
         ended = asyncio.create_task(all_of(reader))
@@ -117,7 +117,7 @@ async def test_a_body_that_comes_too_slowly_is_refused() -> None:
     assert b"RequestTimeout" in answer
 
 
-async def test_a_client_may_be_as_slow_as_its_code() -> None:
+async def test_a_client_can_be_as_slow_as_its_code() -> None:
     async with listening(await memory_backend(), client_timeout=2) as server, connected(server) as (reader, writer):
         writer.write(execute("import time; time.sleep(4); print('done')"))
         async with asyncio.timeout(60):
@@ -125,7 +125,7 @@ async def test_a_client_may_be_as_slow_as_its_code() -> None:
 
 
 @pytest.mark.parametrize("tls", [False, True])
-async def test_a_client_that_takes_nothing_of_an_answer_loses_its_connection(tls: bool, tmp_path: Path) -> None:
+async def test_a_client_that_reads_nothing_of_a_response_is_disconnected(tls: bool, tmp_path: Path) -> None:
     backend = ScriptedBackend()
     backend.answer = Execution("1", "succeeded", stdout="x" * (20 << 20))
     certificate = self_signed(tmp_path, ["127.0.0.1"]) if tls else None
@@ -142,7 +142,7 @@ async def test_a_client_that_takes_nothing_of_an_answer_loses_its_connection(tls
 
 
 @pytest.mark.parametrize("name", ["server.pem", "server.key"])
-async def test_a_certificate_that_is_broken_is_made_anew(tmp_path: Path, name: str) -> None:
+async def test_a_broken_certificate_is_replaced(tmp_path: Path, name: str) -> None:
     self_signed(tmp_path, ["127.0.0.1"])
     (tmp_path / name).write_text("nonsense")
     certificate = self_signed(tmp_path, ["127.0.0.1"])
@@ -166,7 +166,7 @@ async def test_a_response_over_tls_arrives_immediately(tmp_path: Path) -> None:
             assert response.status_code == 200
 
 
-async def test_a_client_that_takes_nothing_of_a_large_file_ends_the_reading_of_it() -> None:
+async def test_a_client_that_reads_nothing_of_a_large_file_stops_the_download() -> None:
     async with listening(await memory_backend(), client_timeout=0.5) as server:
         content = b"x" * (40 << 20)
         async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
@@ -184,7 +184,7 @@ async def test_a_client_that_takes_nothing_of_a_large_file_ends_the_reading_of_i
 
 
 @pytest.mark.parametrize("tls", [False, True])
-async def test_a_client_that_takes_an_answer_slowly_gets_all_of_it(tls: bool, tmp_path: Path) -> None:
+async def test_a_slow_client_receives_the_whole_response(tls: bool, tmp_path: Path) -> None:
     backend = ScriptedBackend()
     backend.answer = Execution("1", "succeeded", stdout="x" * (8 << 20))
     certificate = self_signed(tmp_path, ["127.0.0.1"]) if tls else None
@@ -258,7 +258,7 @@ async def test_a_request_outside_the_api_is_refused(request_: bytes) -> None:
         assert answer == b"" or answer.startswith((b"HTTP/1.1 4", b"HTTP/1.1 501"))
 
 
-async def test_more_connections_than_there_may_be_are_refused() -> None:
+async def test_connections_over_the_limit_are_refused() -> None:
     async with listening(ScriptedBackend(), max_connections=3) as server:
         async with connected(server), connected(server), connected(server):
             await eventually(lambda: len(server.server_state.connections) == 3)
@@ -269,7 +269,7 @@ async def test_more_connections_than_there_may_be_are_refused() -> None:
             assert (await client.get("/healthz")).status_code == 200
 
 
-async def test_a_connection_too_many_is_not_kept_until_it_asks_for_something() -> None:
+async def test_a_surplus_connection_is_refused_before_it_sends_a_request() -> None:
     async with listening(ScriptedBackend(), max_connections=3) as server:
         async with connected(server), connected(server), connected(server), connected(server) as (reader, _):
             assert (await all_of(reader)).startswith(b"HTTP/1.1 503 ")
@@ -278,7 +278,7 @@ async def test_a_connection_too_many_is_not_kept_until_it_asks_for_something() -
             assert (await client.get("/healthz")).status_code == 200
 
 
-async def test_an_answer_outlives_the_order_to_stop() -> None:
+async def test_a_response_is_completed_after_the_order_to_stop() -> None:
     backend = await memory_backend()
     async with (
         listening(backend, shutdown_grace=60) as server,

@@ -150,7 +150,7 @@ async def test_an_upload_has_a_size_limit() -> None:
         assert entry["sizeInBytes"] == 1 << 20  # the old one
 
 
-async def test_a_pool_may_take_smaller_files_than_the_server() -> None:
+async def test_a_pool_can_have_a_lower_file_limit_than_the_server() -> None:
     async with served(await memory_backend(file_limit=1000)) as client:
         refused = await upload(client, part(b"x" * 1001) + END)
         assert (refused.status_code, code_of(refused)) == (413, "FileTooLarge")
@@ -220,7 +220,7 @@ async def parts_of(chunks: list[bytes], form: str | None = FORM) -> list[tuple[s
 
 @settings(max_examples=examples(100))
 @given(st.binary(max_size=300), st.lists(st.integers(0, 40), max_size=10), st.sampled_from([FORM, None]))
-async def test_however_a_body_is_cut_its_file_is_the_same(content: bytes, sizes: list[int], form: str | None) -> None:
+async def test_a_split_body_has_the_same_file(content: bytes, sizes: list[int], form: str | None) -> None:
     content = content.replace(b"\r\n--b", b"")
     assert await parts_of(pieces(part(content) + END, sizes), form) == [("data.csv", content)]
 
@@ -235,7 +235,7 @@ GRAMMAR = [
 @given(
     st.lists(st.sampled_from(GRAMMAR), max_size=30), st.sampled_from([FORM, None, "text/plain", "multipart/form-data"])
 )
-async def test_whatever_a_body_is_there_are_parts_or_a_refusal(tokens: list[bytes], form: str | None) -> None:
+async def test_any_body_gives_parts_or_an_error(tokens: list[bytes], form: str | None) -> None:
     for body in (b"".join(tokens), b"--b\r\n" + b"".join(tokens) + b"\r\n--b--\r\n"):
         try:
             await parts_of([body], form)

@@ -12,7 +12,7 @@ import greenroom
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "soak.md"
-HEAD = f"""# What a long run leaves
+HEAD = f"""# Soak test results
 
 Written by `make soak` for Greenroom {greenroom.__version__}, on two processors: the tests that take minutes of a whole
 machine, with every engine. `make test` runs the same tests with smaller numbers.

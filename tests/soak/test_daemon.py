@@ -39,7 +39,7 @@ class Daemon:
         self._process = subprocess.Popen(self._command, stdout=self._log, stderr=self._log, start_new_session=True)
         deadline = time.monotonic() + 60
         while subprocess.run(self.docker("version"), capture_output=True, check=False).returncode:
-            assert time.monotonic() < deadline, "the engine does not answer"
+            assert time.monotonic() < deadline, "the engine does not respond"
             time.sleep(0.2)
 
     def stop(self) -> None:

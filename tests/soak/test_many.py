@@ -34,7 +34,7 @@ def resident_megabytes() -> float:
 
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_hundred_live_sessions_answer_in_parallel_and_none_is_mixed_up(engine: str) -> None:
+def test_a_hundred_parallel_sessions_are_not_mixed_up(engine: str) -> None:
     with engine_pool(engine, max_concurrent_sessions=100, acquire_timeout=300, **SMALL) as pool:
         sessions = [pool.session(f"user-{number:04}") for number in range(100)]
 
@@ -114,7 +114,7 @@ def neighbour(request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[str]]
 
 
 @pytest.mark.parametrize(("neighbour", "engine"), [(engine, engine) for engine in ENGINES], indirect=["neighbour"])
-def test_a_killed_neighbour_takes_nothing_of_ours_with_it(engine: str, neighbour: subprocess.Popen[str]) -> None:
+def test_a_killed_neighbour_does_not_affect_this_pool(engine: str, neighbour: subprocess.Popen[str]) -> None:
     with engine_pool(engine, **SMALL) as pool, pool.session() as session:
         session.execute("mine = 5")
         neighbour.kill()
@@ -127,7 +127,7 @@ def test_a_killed_neighbour_takes_nothing_of_ours_with_it(engine: str, neighbour
         assert session.execute("mine").result == "5"
 
 
-def test_a_benchmark_opens_many_sessions_at_once_and_finds_nothing_left() -> None:
+def test_a_benchmark_opens_many_concurrent_sessions_and_leaves_nothing() -> None:
     with engine_pool("bubblewrap:", **SMALL):  # skips the test without bubblewrap
         pass
     done = subprocess.run(

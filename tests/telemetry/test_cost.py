@@ -55,14 +55,14 @@ def prices(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("wall", "hours"), [(0, 1), (1, 1), (3599.9, 1), (3600, 1), (3600.1, 2), (7200, 2), (24 * 3600, 24)]
 )
-def test_each_hour_that_has_begun_counts_whole(wall: float, hours: int) -> None:
+def test_each_started_hour_counts_in_full(wall: float, hours: int) -> None:
     assert session_hours(wall) == hours
 
 
 @pytest.mark.parametrize(
     ("cpus", "memory", "share"), [(16, 128 * GIB, 1), (1, 2 * GIB, 1 / 16), (0.25, 64 * GIB, 0.5), (2, GIB, 1 / 8)]
 )
-def test_a_container_takes_the_larger_part_of_a_node(cpus: float, memory: int, share: float) -> None:
+def test_a_container_counts_as_the_larger_of_its_node_shares(cpus: float, memory: int, share: float) -> None:
     assert node_share(cpus, memory) == share
 
 
@@ -73,7 +73,7 @@ def test_hours_of_sessions_are_rounded_one_by_one(walls: list[float]) -> None:
     assert hours <= sum(walls) / 3600 + len(walls) + 1e-6
 
 
-def test_a_meter_counts_what_azure_would() -> None:
+def test_a_meter_counts_like_azure() -> None:
     meter = Meter(began=0, allocated=100)
     assert (meter.usage(101).session_hours, meter.usage(3701).session_hours, meter.usage(101).node_hours) == (1, 2, 0)
     container = Meter(began=0, allocated=100, node_share=1 / 8)
@@ -102,7 +102,7 @@ def test_a_pool_is_estimated_with_its_spare_sandboxes(prices: Path) -> None:
     assert str(greenroom.estimate(PoolUsage(), prices)) == "0.00 EUR here, 0.00 EUR in Azure"
 
 
-def test_what_has_no_price_or_no_measure_says_so(prices: Path, tmp_path: Path) -> None:
+def test_a_missing_price_or_measurement_is_stated(prices: Path, tmp_path: Path) -> None:
     usage = SessionUsage(10, source=GROUPS, cpu=1, memory_time=GIB, session_hours=1)
     assert str(greenroom.estimate(usage)) == "no price set here, no price set in Azure"
     unmeasured = SessionUsage(10, session_hours=1)
@@ -151,8 +151,8 @@ def test_a_list_is_named_by_argument_variable_or_configuration(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("[code_interpreter]\nsession_hour = 0.5\n", "must come with source and date"),
-        ("[here]\ncpu_hour = 0.5\nsource = 's'\ndate = 2026-01-31\n", "must come with gib_hour"),
+        ("[code_interpreter]\nsession_hour = 0.5\n", "must be used with source and date"),
+        ("[here]\ncpu_hour = 0.5\nsource = 's'\ndate = 2026-01-31\n", "must be used with gib_hour"),
         ("[code_interpreter]\nsession_hour = -1\nsource = 's'\ndate = 2026-01-31\n", "session_hour must be greater"),
         ("[code_interpreter]\nsession_hour = nan\nsource = 's'\ndate = 2026-01-31\n", "session_hour must be"),
         ("[code_interpreter]\nsesion_hour = 1\n", "Did you mean 'session_hour'"),
@@ -161,16 +161,14 @@ def test_a_list_is_named_by_argument_variable_or_configuration(
         ("=", "cannot be read"),
     ],
 )
-def test_a_list_that_is_none_is_refused(content: str, message: str, tmp_path: Path) -> None:
+def test_an_invalid_price_list_is_refused(content: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "prices.toml"
     path.write_text(content)
     with pytest.raises(InvalidRequest, match=message):
         greenroom.estimate(PoolUsage(), path)
 
 
-def test_a_configuration_with_something_else_as_prices_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_configuration_without_a_price_table_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "greenroom.toml"
     path.write_text("prices = 3\n")
     monkeypatch.setenv("GREENROOM_CONFIG", str(path))

@@ -44,7 +44,7 @@ async def run(pool: Any, code: str, identifier: str = "session") -> Any:
     return await pool.execute(identifier, code, timeout=None, on_event=None)
 
 
-async def test_a_session_tells_its_life_in_order() -> None:
+async def test_a_session_reports_its_life_in_order() -> None:
     async with pool_with_events() as (pool, events):
         await run(pool, "print('x')")
         await pool.delete("session")
@@ -70,7 +70,7 @@ async def test_a_session_tells_its_life_in_order() -> None:
     assert removed.usage.wall > 0
 
 
-async def test_errors_are_told_by_a_class_that_the_code_cannot_choose() -> None:
+async def test_errors_are_reported_by_a_class_that_the_code_cannot_choose() -> None:
     async with pool_with_events() as (pool, events):
         await run(pool, "1 / 0")
         await run(pool, "raise type('the secret', (Exception,), {})")
@@ -89,7 +89,7 @@ def _command(text: str) -> Any:
     return ShellCommand(text)
 
 
-async def test_transfers_tell_their_size_and_their_end_but_no_name() -> None:
+async def test_transfers_report_their_size_and_their_end_but_no_name() -> None:
     async def chunks() -> AsyncGenerator[bytes, None]:
         yield b"12345"
 
@@ -110,7 +110,7 @@ async def test_transfers_tell_their_size_and_their_end_but_no_name() -> None:
     assert "secret" not in repr(events)
 
 
-async def test_a_full_pool_tells_whom_it_refused() -> None:
+async def test_a_full_pool_reports_the_refused_session() -> None:
     async with pool_with_events(max_concurrent_sessions=1, acquire_timeout=0) as (pool, events):
         await run(pool, "1")
         with pytest.raises(PoolFull):
@@ -130,7 +130,7 @@ class Failing(MemoryEngine):
         return await super().start(spec)
 
 
-async def test_the_loss_of_an_engine_is_told_once_and_so_is_its_return() -> None:
+async def test_the_loss_and_the_return_of_an_engine_are_each_reported_once() -> None:
     engine = Failing()
     engine.error = EngineUnavailable("a text with the secret")
     async with pool_with_events(engine) as (pool, events):
@@ -147,7 +147,7 @@ async def test_the_loss_of_an_engine_is_told_once_and_so_is_its_return() -> None
     assert "secret" not in repr(events)
 
 
-async def test_a_cancelled_execution_is_told() -> None:
+async def test_a_cancelled_execution_is_reported() -> None:
     async with pool_with_events() as (pool, events):
         task = asyncio.create_task(run(pool, "import time\nwhile True: time.sleep(0.01)"))
         await _until(lambda: any(isinstance(event, ExecutionBegan) for event in events))
@@ -158,7 +158,7 @@ async def test_a_cancelled_execution_is_told() -> None:
     assert (end.status, end.error) == ("cancelled", "CancelledError")
 
 
-async def test_an_execution_whose_sandbox_is_lost_is_told() -> None:
+async def test_an_execution_whose_sandbox_is_lost_is_reported() -> None:
     class Losing(MemoryEngine):
         sandboxes: list[StreamSandbox] = []
 

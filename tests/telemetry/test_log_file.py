@@ -60,7 +60,7 @@ def test_a_pool_without_a_server_logs_its_records(caplog: pytest.LogCaptureFixtu
     assert messages_of(caplog)[3] == "SessionEnded memory analysis-001: The session has ended: session deleted."
 
 
-def test_errors_of_the_code_are_no_warnings_and_a_full_pool_is_one(caplog: pytest.LogCaptureFixture) -> None:
+def test_code_errors_are_not_warnings_but_a_full_pool_is(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, "greenroom.log")
     with connect(max_concurrent_sessions=1, acquire_timeout=0) as pool:
         pool.session("the-first").execute("1 / 0")
@@ -69,7 +69,7 @@ def test_errors_of_the_code_are_no_warnings_and_a_full_pool_is_one(caplog: pytes
     assert messages_of(caplog) == ["SessionRefused memory the-second: The session got no sandbox: pool full."]
 
 
-def test_a_file_has_the_same_records_for_this_user_alone(tmp_path: Path) -> None:
+def test_a_file_has_the_same_records_and_only_this_user_can_read_it(tmp_path: Path) -> None:
     path = tmp_path / "pool.log"
     path.touch(mode=0o644)
     with connect(log=str(path)) as pool, pool.session("analysis-001") as session:
@@ -87,7 +87,7 @@ def test_a_file_has_the_same_records_for_this_user_alone(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("make", ["directory", "pipe", "link", "nowhere"])
-def test_a_file_that_cannot_be_one_is_refused_before_the_pool_opens(tmp_path: Path, make: str) -> None:
+def test_an_unwritable_file_is_refused_before_the_pool_opens(tmp_path: Path, make: str) -> None:
     path = tmp_path / "pool.log"
     match make:
         case "directory":
@@ -98,18 +98,18 @@ def test_a_file_that_cannot_be_one_is_refused_before_the_pool_opens(tmp_path: Pa
             path.symlink_to(tmp_path / "another")
         case _:
             path = tmp_path / "missing" / "pool.log"
-    with pytest.raises(InvalidRequest, match=r"The option log must name a file that can be written, not"):
+    with pytest.raises(InvalidRequest, match=r"The option log must name a writable file, not"):
         connect(log=path)
     assert not (tmp_path / "another").exists()
 
 
 @pytest.mark.parametrize("value", ["", "\0", 7, b"bytes"])
-def test_a_log_that_is_no_name_is_refused(value: object) -> None:
+def test_a_log_that_is_not_a_file_name_is_refused(value: object) -> None:
     with pytest.raises(InvalidRequest, match="The option log "):
         connect(log=value)
 
 
-def test_a_full_file_becomes_the_one_before(tmp_path: Path) -> None:
+def test_a_full_file_becomes_the_previous_one(tmp_path: Path) -> None:
     path = tmp_path / "pool.log"
     for number in range(300):
         log = LogFile(path, most=20_000)
@@ -122,7 +122,7 @@ def test_a_full_file_becomes_the_one_before(tmp_path: Path) -> None:
     assert sorted(each.name for each in tmp_path.iterdir()) == ["pool.log", "pool.log.1"]
 
 
-async def test_a_locked_file_delays_nothing_and_nothing_of_it_is_torn(
+async def test_a_locked_file_causes_no_delay_and_no_torn_lines(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "pool.log"

@@ -78,7 +78,7 @@ def life(store: LogStore, pool: str, identifier: str, usage: SessionUsage = USAG
     observe(SandboxRemoved(EndCause.COOLED_DOWN, identifier, usage))
 
 
-async def test_records_have_what_happened_in_order(path: Path) -> None:
+async def test_records_are_in_the_order_of_events(path: Path) -> None:
     async with store_at(path) as store:
         life(store, "ci", "session-1")
         records = (await store.records(LogQuery())).records
@@ -153,7 +153,7 @@ async def test_usage_is_one_row_for_each_ended_session_and_adds_up(path: Path) -
     assert page.sessions[0].ended - page.sessions[0].began == pytest.approx(2.0)
 
 
-async def test_what_was_written_is_there_at_the_next_start(tmp_path: Path) -> None:
+async def test_written_records_exist_after_a_restart(tmp_path: Path) -> None:
     path = tmp_path / "state.db"
     async with store_at(path) as store:
         life(store, "ci", "session-1")
@@ -192,7 +192,7 @@ async def test_logs_are_bounded_by_age(tmp_path: Path) -> None:
         assert [each.identifier for each in (await store.sessions(UsageQuery())).sessions] == ["new"]
 
 
-async def test_a_locked_file_delays_nothing_and_writing_goes_on(
+async def test_a_locked_file_causes_no_delay_and_writing_continues(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "state.db"
@@ -222,7 +222,7 @@ async def test_a_locked_file_delays_nothing_and_writing_goes_on(
     assert [each.log for each in told] == [f"{counted} records could not be written and are missing."]
 
 
-async def test_a_full_disk_drops_records_until_there_is_room(
+async def test_a_full_disk_drops_records_until_there_is_space(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     connections: list[sqlite3.Connection] = []
@@ -272,7 +272,7 @@ def test_hostile_names_stay_text(pool: str, identifier: str, text: str) -> None:
         assert records.records[0].pool == pool
 
 
-async def test_a_state_of_the_first_version_is_migrated(tmp_path: Path) -> None:
+async def test_a_state_from_the_first_version_is_migrated(tmp_path: Path) -> None:
     path = tmp_path / "state.db"
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
         database.executescript(MIGRATIONS[0])

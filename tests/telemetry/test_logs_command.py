@@ -83,7 +83,7 @@ async def served_with_logs(
         await store.close()
 
 
-async def test_a_page_has_azures_columns_and_the_next_one_begins_after_it() -> None:
+async def test_a_page_has_azures_columns_and_the_next_one_starts_after_it() -> None:
     async with served_with_logs() as (client, store):
         observe = store.observer_of("ci")
         for number in range(5):
@@ -167,7 +167,7 @@ async def test_dropped_records_are_a_metric(monkeypatch: pytest.MonkeyPatch) -> 
     assert len([each for each in records if each["OperationName"] == "EngineLost"]) == 10 - store.dropped < 10
 
 
-async def test_a_log_that_cannot_be_read_is_an_error_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_unreadable_log_has_its_own_error(monkeypatch: pytest.MonkeyPatch) -> None:
     async def broken(_query: object) -> Page:
         raise sqlite3.OperationalError("disk I/O error")
 
@@ -181,7 +181,7 @@ async def test_a_log_that_cannot_be_read_is_an_error_of_its_own(monkeypatch: pyt
     "body",
     [None, [], {}, {"records": [1], "last": 1, "complete": True}, {"records": [], "last": "1", "complete": True}],
 )
-def test_a_page_that_is_none_is_refused(body: object) -> None:
+def test_an_invalid_page_is_refused(body: object) -> None:
     with pytest.raises(WireError):
         decode_page(body)
 
@@ -197,7 +197,7 @@ HOSTILE = st.text(max_size=50) | st.sampled_from(
     )
 )
 @settings(max_examples=examples(200))
-def test_what_a_terminal_gets_is_one_line_of_text(record: dict[str, str]) -> None:
+def test_text_for_a_terminal_is_one_line(record: dict[str, str]) -> None:
     assert all(cell.isprintable() for cell in command._row(record))  # pyright: ignore[reportPrivateUsage]
 
 
@@ -296,7 +296,7 @@ async def test_the_command_filters_follows_and_finds_what_a_killed_server_wrote(
 
 
 @pytest.mark.slow
-async def test_an_execution_takes_no_notice_of_a_log_that_cannot_be_written(tmp_path: Path) -> None:
+async def test_an_unwritable_log_does_not_affect_executions(tmp_path: Path) -> None:
     plugins, state = install(tmp_path / "plugins"), tmp_path / "state.db"
     async with serving(state, plugins) as (_, url):
         await execute(url, "1", "user-0001")
@@ -314,7 +314,7 @@ async def test_an_execution_takes_no_notice_of_a_log_that_cannot_be_written(tmp_
 
 
 @pytest.mark.slow
-async def test_the_commands_of_the_page_print_what_stands_below_them(tmp_path: Path) -> None:
+async def test_the_commands_of_the_page_print_the_output_shown_below_them(tmp_path: Path) -> None:
     plugins, page = install(tmp_path / "plugins"), (Path(__file__).parents[2] / "docs/logs.md").read_text()
     program = tmp_path / "bin" / "greenroom"
     program.parent.mkdir()
@@ -372,7 +372,7 @@ async def test_sessions_that_end_with_the_server_are_kept(tmp_path: Path) -> Non
         (["--until", "1y"], "--until must be a time such as 2026-11-27T14:03 or a duration"),
         (["--since", "9999999999999999999d"], "--since must be a time"),
         (["--since", "999999999w"], "--since must be a time"),
-        (["--pool", "a b", "--resource-group", "team"], "The name of a session pool must be"),
+        (["--pool", "a b", "--resource-group", "team"], "The name of a session pool must consist of"),
         (["--subscription", "11111111-2222-3333-4444-555555555555"], "The server must be a greenroom serve."),
     ],
 )
@@ -382,7 +382,7 @@ def test_arguments_that_are_wrong_are_named(arguments: list[str], message: str) 
     assert message in str(result.exception)
 
 
-async def test_the_console_is_a_log_of_its_own() -> None:
+async def test_the_console_is_a_separate_log() -> None:
     async with served_with_logs() as (client, store):
         observe = store.observer_of("ci")
         observe(ConsoleWritten("session-1", "stderr", "a \x1b[31mred\x1b[0m line"))

@@ -113,7 +113,7 @@ def test_events_are_counted_and_their_times_are_histograms() -> None:
     assert value(text, "greenroom_session_memory_peak_bytes_sum", pool="ci") == 1 << 25
 
 
-def test_the_server_has_metrics_of_its_own() -> None:
+def test_the_server_has_its_own_metrics() -> None:
     aggregate = Aggregate()
     aggregate.observe(RequestEnded("POST /executions", 200, 0.1))
     aggregate.observe(RequestEnded(None, None, 0.1))
@@ -168,7 +168,7 @@ def test_the_text_is_valid_and_has_no_identifier_whatever_names_there_are(
     assert not any(category(character) in {"Cc", "Cs"} for character in shown_name.replace("\n", "").replace("\t", ""))
 
 
-def test_open_metrics_is_given_to_who_prefers_it() -> None:
+def test_open_metrics_is_sent_to_clients_that_prefer_it() -> None:
     kind, text = exposition(
         Aggregate(), [PoolReading("a", Aggregate(), STATUS, USAGE)], "application/openmetrics-text; version=1.0.0"
     )

@@ -104,7 +104,7 @@ def test_content_is_in_spans_only_if_that_is_asked_for() -> None:
 
 
 @pytest.mark.parametrize("version", ["greenroom/1", LATEST])
-async def test_a_trace_goes_through_client_and_server(version: str) -> None:
+async def test_a_trace_spans_client_and_server(version: str) -> None:
     async with listening() as server:
         with recorded_spans() as spans:
             async with greenroom.aconnect(server.url, api_version=version) as pool:
@@ -189,7 +189,7 @@ async def test_an_asynchronous_execution_is_below_its_request() -> None:
             assert spans.ancestors(spans.one("execute code")) == ["POST /executions"]
 
 
-def test_a_custom_container_is_told_the_span_as_by_a_proxy() -> None:
+def test_a_custom_container_receives_the_span_as_from_a_proxy() -> None:
     given = HttpRequest("GET", "/", ((b"Traceparent", PARENT.encode()), (b"accept", b"*/*")))
     assert traced(given) == given
     with recorded_spans(), caller():

@@ -95,7 +95,7 @@ async def test_a_pool_adds_up_its_sessions_and_its_spare_sandboxes() -> None:
     await metering.close()
 
 
-async def test_what_nothing_measures_is_not_known_rather_than_nothing() -> None:
+async def test_usage_without_measurements_is_unknown_and_not_zero() -> None:
     metering = Metering(asyncio.get_running_loop().time)
     metering.start(0, Scripted(), asyncio.get_running_loop().time())
     metering.allocate(0, "session")
@@ -106,7 +106,7 @@ async def test_what_nothing_measures_is_not_known_rather_than_nothing() -> None:
     await metering.close()
 
 
-async def test_an_engine_that_cannot_measure_ends_its_sandboxes_all_the_same(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_engine_that_cannot_measure_still_ends_its_sandboxes(caplog: pytest.LogCaptureFixture) -> None:
     class Broken(Scripted):
         async def resources(self) -> Resources | None:
             raise RuntimeError("the engine's own")
@@ -120,7 +120,7 @@ async def test_an_engine_that_cannot_measure_ends_its_sandboxes_all_the_same(cap
     await metering.close()
 
 
-async def test_what_is_read_slowly_is_not_read_at_the_end() -> None:
+async def test_slow_measurements_are_not_taken_at_the_end() -> None:
     instance = Scripted()
     instance.sampling_interval = 10.0
     metering = Metering(asyncio.get_running_loop().time)
@@ -207,7 +207,7 @@ def pool(request: pytest.FixtureRequest) -> Iterator[SessionPool]:
         yield pool
 
 
-def test_a_session_knows_what_it_used_also_after_its_end(pool: SessionPool) -> None:
+def test_a_session_reports_its_usage_even_after_its_end(pool: SessionPool) -> None:
     session = pool.session()
     assert session.usage() is None
     session.execute(BURN).raise_for_error()
@@ -234,7 +234,7 @@ def test_a_session_knows_what_it_used_also_after_its_end(pool: SessionPool) -> N
 HOARD = "block = bytearray(200 << 20)\ndel block"
 
 
-def test_an_execution_tells_what_it_used(pool: SessionPool) -> None:
+def test_an_execution_reports_its_usage(pool: SessionPool) -> None:
     with pool.session() as session:
         first, burned, hoarded, last = (session.execute(code) for code in ("1", BURN, HOARD, "1"))
         listed = session.shell("true")
@@ -256,7 +256,7 @@ def test_an_execution_tells_what_it_used(pool: SessionPool) -> None:
         assert last.peak_memory < 200 << 20
 
 
-def test_what_an_execution_used_comes_over_http() -> None:
+def test_the_usage_of_an_execution_is_returned_over_http() -> None:
     with (
         skipping_without("bubblewrap:"),
         serving("bubblewrap:", ready_session_instances=0, preload=()) as url,
@@ -298,7 +298,9 @@ def test_a_gauge_reads_groups_of_either_version(tmp_path: Path) -> None:
     gauge.close()
 
 
-def test_a_maximum_that_cannot_be_reset_is_told_when_it_rises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_maximum_that_cannot_be_reset_is_reported_when_it_rises(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*_: object) -> int:
         raise OSError(errno.EINVAL, "as before Linux 6.12")
 
@@ -321,7 +323,7 @@ def test_a_process_short_of_descriptors_spends_none_on_figures(tmp_path: Path, m
     gauge.close()
 
 
-def test_the_kernel_counts_what_is_told(request: pytest.FixtureRequest) -> None:
+def test_the_reported_usage_is_what_the_kernel_counts(request: pytest.FixtureRequest) -> None:
     """The sum over sessions is that of their groups' parent, read once they are gone."""
     hierarchy = cgroups.find()
     if hierarchy is None or hierarchy.version is not ControlGroups.VERSION_1:
@@ -357,7 +359,7 @@ def test_without_control_groups_there_is_an_estimate(monkeypatch: pytest.MonkeyP
         assert pool.usage().cpu >= 0.4
 
 
-def test_where_docker_is_elsewhere_its_statistics_are_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_docker_is_remote_its_statistics_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
     def nowhere(_process: int, _name: str) -> tuple[Path, ...]:
         return ()
 
@@ -375,7 +377,7 @@ def test_where_docker_is_elsewhere_its_statistics_are_asked(monkeypatch: pytest.
         assert pool.usage().source is UsageSource.DOCKER
 
 
-async def test_a_server_tells_the_usage_of_its_sessions() -> None:
+async def test_a_server_reports_the_usage_of_its_sessions() -> None:
     async with listening() as server, greenroom.aconnect(server.url) as pool:
         session = pool.session()
         assert await session.ausage() is None
@@ -387,7 +389,7 @@ async def test_a_server_tells_the_usage_of_its_sessions() -> None:
         assert (total.sessions, total.executions, total.unmeasured) == (1, 1, 1)
 
 
-async def test_a_pool_in_azure_refuses_to_tell() -> None:
+async def test_a_pool_in_azure_does_not_report_usage() -> None:
     async with listening() as server, greenroom.aconnect(server.url, api_version="2025-10-02-preview") as pool:
         with pytest.raises(InvalidRequest, match="does not report it"):
             await pool.session().ausage()

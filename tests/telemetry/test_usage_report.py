@@ -122,7 +122,7 @@ def test_a_report_has_a_bounded_number_of_rows_and_a_whole_total() -> None:
     assert (len(report.rows), report.omitted, report.total.sessions) == (10_000, 5, 10_005)
 
 
-async def test_sessions_that_end_while_a_report_is_made_are_in_it_once() -> None:
+async def test_sessions_that_end_during_a_report_are_counted_once() -> None:
     """Whenever it is asked for, it has as many sessions and executions as there have been."""
     async with store() as logs, served(logs, max_concurrent_sessions=4) as pools:
         (pool,) = pools
@@ -196,7 +196,7 @@ async def test_only_managers_see_all_pools(path: str) -> None:
     assert statuses == [401, 403, 200]
 
 
-async def test_the_routes_answer_what_was_asked() -> None:
+async def test_the_routes_return_the_requested_data() -> None:
     async with store() as logs, served(logs, "one") as pools:
         (pool,) = pools
         await pool.backend.execute("user-[bold]1", "1", timeout=10, on_event=None)
@@ -217,7 +217,7 @@ async def test_the_routes_answer_what_was_asked() -> None:
             assert refused.status_code == 403
 
 
-async def test_a_pool_that_does_not_answer_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_pool_that_does_not_respond_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     async def fail() -> None:
         raise GreenroomError("it does not")
 

@@ -90,7 +90,7 @@ def test_items_that_are_minor_leave_room_for_the_others() -> None:
     tested.close()
 
 
-def test_no_thread_begins_before_the_first_item_and_none_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_thread_starts_before_the_first_item_and_none_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     def threads() -> list[str]:
         return [thread.name for thread in threading.enumerate() if thread.name == "test"]
 

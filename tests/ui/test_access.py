@@ -19,7 +19,7 @@ from .watched import BROWSER, FORM, MANAGER, USER, Watched, guarded, keys, watch
 PAGES = ["/ui", "/ui/pool?pool=ci", "/ui/sessions", "/ui/usage"]
 
 
-async def test_without_a_key_there_is_the_page_to_sign_in_and_nothing_else() -> None:
+async def test_without_a_key_only_the_sign_in_page_is_served() -> None:
     async with guarded() as server:
         for page in PAGES:
             answer = await server.open(page)
@@ -31,7 +31,7 @@ async def test_without_a_key_there_is_the_page_to_sign_in_and_nothing_else() -> 
             assert (await server.client.get(f"/ui/{part}")).status_code == 200
 
 
-async def test_signing_in_gives_a_short_lived_cookie_for_the_pages_alone() -> None:
+async def test_signing_in_sets_a_short_lived_cookie_only_for_the_pages() -> None:
     async with guarded() as server:
         answer = await server.sign_in(USER)
         assert (answer.status_code, answer.headers["location"]) == (303, "/ui")
@@ -46,7 +46,7 @@ async def test_signing_in_gives_a_short_lived_cookie_for_the_pages_alone() -> No
         assert elsewhere.status_code == 401, "the cookie opens the pages, and no API"
 
 
-async def test_over_tls_the_cookie_is_for_tls_alone() -> None:
+async def test_over_tls_the_cookie_is_only_for_tls() -> None:
     async with guarded(base_url="https://localhost") as server:
         secure = {**FORM, "origin": "https://localhost"}
         assert "; Secure" in (await server.send("/ui/sign-in", secure, key=USER)).headers["set-cookie"]
@@ -152,7 +152,7 @@ async def test_only_a_key_for_management_stops_sessions() -> None:
         assert "The session was stopped." in (await server.open(stopped.headers["location"])).text
 
 
-async def test_with_keys_for_sessions_alone_nobody_stops_sessions() -> None:
+async def test_with_only_session_keys_no_one_stops_sessions() -> None:
     async with watched(sessions=keys(user=USER)) as server:
         await server.begin("user-0001")
         await server.sign_in(USER)
@@ -162,7 +162,7 @@ async def test_with_keys_for_sessions_alone_nobody_stops_sessions() -> None:
         assert (refused.status_code, await server.sessions()) == (403, ["user-0001"])
 
 
-async def test_without_keys_every_program_of_this_machine_sees_and_stops() -> None:
+async def test_without_keys_every_program_on_this_machine_can_see_and_stop_sessions() -> None:
     async with watched() as server:
         await server.begin("user-0001")
         for page in PAGES:
@@ -175,7 +175,7 @@ async def test_without_keys_every_program_of_this_machine_sees_and_stops() -> No
         assert (stopped.status_code, await server.sessions()) == (303, [])
 
 
-async def test_with_keys_for_management_alone_all_see_and_they_stop() -> None:
+async def test_with_only_management_keys_everyone_sees_and_managers_stop_sessions() -> None:
     async with watched(management=keys(manager=MANAGER)) as server:
         await server.begin("user-0001")
         page = await server.open("/ui/sessions")
@@ -264,7 +264,7 @@ async def test_a_script_of_the_same_origin_cannot_read_a_page() -> None:
             assert opened.headers["x-frame-options"] == "DENY"
 
 
-async def test_a_link_elsewhere_opens_a_guarded_page_and_not_an_open_one() -> None:
+async def test_a_cross_site_link_opens_the_sign_in_but_no_open_page() -> None:
     link = {"sec-fetch-site": "cross-site"}
     async with guarded() as server:
         assert (await server.open(**link)).status_code == 303, "to sign in, as the cookie is strict"
@@ -288,7 +288,7 @@ def test_a_browser_loads_the_parts_of_a_page() -> None:
         refuse_foreign_pages(Headers({**part, "sec-fetch-site": "cross-site"}), (), guarded=True, page=False)
 
 
-def test_of_two_cookies_none_is_believed() -> None:
+def test_two_cookies_are_both_ignored() -> None:
     token = "a" * 43
     assert cookie_of(Headers({"cookie": f"x=1; ui={token}"}), "ui") == token
     for cookies in (f"ui={token}; ui={token}", f"ui={token}x", "ui=", f"uii={token}", f"ui={'ä' * 43}"):

@@ -196,7 +196,7 @@ async def test_an_open_server_of_this_machine_is_used_without_a_key(browser: Bro
             assert await server.sessions() == []
             await seen.tab_to("footer a")
             await seen.follow()
-            assert await seen.page.inner_text("footer a") == "Stop that"
+            assert await seen.page.inner_text("footer a") == "Stop refreshing"
 
 
 async def test_a_page_of_the_same_origin_cannot_reach_the_pages(browser: Browser) -> None:

@@ -19,7 +19,7 @@ BLOCKS = re.findall(r"```console\n(.*?)```", PAGE, re.DOTALL)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("block", BLOCKS)
-async def test_each_command_prints_what_stands_below_it(block: str, tmp_path: Path) -> None:
+async def test_each_command_prints_the_output_shown_below_it(block: str, tmp_path: Path) -> None:
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",

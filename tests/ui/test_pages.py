@@ -78,16 +78,16 @@ class Told:
 
 
 class Silent(Told):
-    """A pool that does not answer."""
+    """A pool that does not respond."""
 
     async def sessions(self) -> list[SessionInfo]:
-        raise EngineUnavailable("It does not answer.")
+        raise EngineUnavailable("The pool does not respond.")
 
     async def status(self) -> PoolStatus:
-        raise EngineUnavailable("It does not answer.")
+        raise EngineUnavailable("The pool does not respond.")
 
     async def pool_usage(self) -> PoolUsage:
-        raise EngineUnavailable("It does not answer.")
+        raise EngineUnavailable("The pool does not respond.")
 
 
 def backend(told: Told) -> Backend:
@@ -124,7 +124,7 @@ async def test_the_pools_are_shown_with_their_saturation() -> None:
     async with watched(backends={"ci": backend(Told(status=status)), "gone": backend(Silent())}) as server:
         text = " ".join(" ".join(Read((await server.open()).text).text).split())
         assert f"ci PythonLTS {NOTHING} 7 of 10 120% 3 2 1 5 250.0 ms 0 B" in text
-        assert f"gone PythonLTS {NOTHING} does not answer" in text
+        assert f"gone PythonLTS {NOTHING} does not respond" in text
 
 
 async def test_pools_that_do_not_serve_are_shown_with_the_reason() -> None:
@@ -162,7 +162,7 @@ async def test_waits_are_drawn_and_ends_are_counted() -> None:
         for number in range(3):
             await server.begin(f"user-000{number}")
         page = " ".join(" ".join(Read((await server.open("/ui/pool?pool=ci")).text).text).split())
-        assert "3 in all; 95 % of them ≤ " in page
+        assert "3 in all; 95% of them ≤ " in page
         assert "cold 3" in page
 
 
@@ -188,12 +188,12 @@ async def test_sessions_are_found_and_come_in_pages() -> None:
         assert all("find=user" in link for link in links)
 
 
-async def test_what_the_pools_used_is_shown() -> None:
+async def test_the_usage_of_the_pools_is_shown() -> None:
     async with watched(backends={"ci": backend(Told()), "gone": backend(Silent())}) as server:
         text = " ".join(" ".join(Read((await server.open("/ui/usage")).text).text).split())
         assert "ci 1,234 0 0.0 ms 2.0 h 2.00 1.0 GiB" in text
         assert "0.0 ms no price set no price set none" in text
-        assert "gone reports none" in text
+        assert "gone not available" in text
 
 
 PRICES = Prices.parse(
@@ -205,7 +205,7 @@ PRICES = Prices.parse(
 )
 
 
-async def test_what_they_cost_is_estimated_by_the_list_of_prices() -> None:
+async def test_costs_are_estimated_with_the_price_list() -> None:
     async with watched("ci", with_log=True, prices=PRICES) as server:
         usage = SessionUsage(source=UsageSource.CONTROL_GROUPS, cpu=1800.0, memory_time=float(1 << 30), session_hours=3)
         happen(server, "ci", SandboxRemoved(EndCause.DELETED, "user-0001", usage))
@@ -216,7 +216,7 @@ async def test_what_they_cost_is_estimated_by_the_list_of_prices() -> None:
             assert "1.0020 1.5000 0" in " ".join(" ".join(Read(ended).text).split())
 
 
-async def test_a_pool_costs_what_its_spare_sandboxes_do_too() -> None:
+async def test_the_cost_of_a_pool_includes_its_spare_sandboxes() -> None:
     class Spare(Told):
         async def pool_usage(self) -> PoolUsage:
             return PoolUsage(
@@ -228,12 +228,12 @@ async def test_a_pool_costs_what_its_spare_sandboxes_do_too() -> None:
         assert "15.0 min 1.5000 1.0000 docker" in text
 
 
-async def test_a_page_comes_again_if_asked_to() -> None:
+async def test_a_page_refreshes_on_request() -> None:
     async with watched() as server:
         assert "refresh" not in (await server.open("/ui/sessions?find=x")).headers
         page = await server.open("/ui/sessions?find=x&refresh=10&stopped=1")
         assert page.headers["refresh"] == "10"
-        assert '<a href="/ui/sessions?find=x">Stop that</a>' in page.text
+        assert '<a href="/ui/sessions?find=x">Stop refreshing</a>' in page.text
         assert "refresh" not in (await server.open("/ui/sessions?refresh=0")).headers
 
 
@@ -255,7 +255,7 @@ async def test_a_page_comes_again_if_asked_to() -> None:
         ("GET", "/ui/..%2Fapp.py", 404),
     ],
 )
-async def test_what_does_not_work_is_a_page_that_says_so(method: str, path: str, status: int) -> None:
+async def test_a_failed_request_is_answered_with_a_page(method: str, path: str, status: int) -> None:
     async with watched() as server:
         answer = await server.client.request(method, path)
         assert (answer.status_code, answer.headers["content-type"]) == (status, "text/html; charset=utf-8"), answer.text
@@ -263,7 +263,7 @@ async def test_what_does_not_work_is_a_page_that_says_so(method: str, path: str,
         assert "<script" not in answer.text
 
 
-async def test_a_form_is_bounded() -> None:
+async def test_the_size_of_a_form_is_limited() -> None:
     async with watched() as server:
         assert (await server.send("/ui/sign-in", key="x" * 40_000)).status_code == 413
         assert (await server.send("/ui/sign-in", FORM, **{f"f{n}": "" for n in range(11)})).status_code == 400
@@ -304,7 +304,7 @@ def test_no_template_needs_what_the_policy_forbids(template: str) -> None:
             assert (attributes.get(name) or "#").startswith(("/ui", "#", "{{")), "it is on this server"
 
 
-async def test_stopping_a_session_cancels_what_runs_in_it() -> None:
+async def test_stopping_a_session_cancels_its_executions() -> None:
     async with watched() as server:
         running = asyncio.create_task(server.begin("user-0001", code="import time; time.sleep(60)"))
         async with asyncio.timeout(60):
@@ -319,7 +319,7 @@ async def test_stopping_a_session_cancels_what_runs_in_it() -> None:
         assert await server.sessions() == []
 
 
-async def test_a_session_that_is_no_valid_one_is_not_stopped() -> None:
+async def test_an_invalid_session_identifier_stops_nothing() -> None:
     pool = Told("user-0001")
     async with watched(backends={"ci": backend(pool)}) as server:
         for session in ("", "abc", "with space", "%00%00%00%00"):
@@ -359,7 +359,7 @@ LOST = "ci user-0001 SessionEnded Warning The session has ended: ended by itself
 
 async def test_the_log_is_filtered_and_its_latest_records_come_first() -> None:
     async with watched("ci", "team/ci", with_log=True) as server:
-        assert "There is no such record." in (await server.open("/ui/log")).text
+        assert "No records match these filters." in (await server.open("/ui/log")).text
         happen(
             server,
             "ci",
@@ -395,7 +395,7 @@ async def test_the_log_comes_in_pages() -> None:
         assert [line.split()[1] for line in found] == [f"user-{number:04}" for number in reversed(range(250))]
 
 
-async def test_the_log_is_for_those_who_manage() -> None:
+async def test_the_log_is_only_for_managers() -> None:
     async with guarded(with_log=True) as server:
         await server.sign_in(USER)
         assert (await server.open("/ui/log")).status_code == 403
@@ -407,7 +407,7 @@ async def test_the_log_is_for_those_who_manage() -> None:
         assert (await server.open("/ui/log")).status_code == 404, "it keeps none"
 
 
-async def test_a_log_that_cannot_be_read_is_told() -> None:
+async def test_an_unreadable_log_is_reported() -> None:
     async with watched(with_log=True) as server:
         assert server.logs is not None
 
@@ -490,7 +490,7 @@ def plain_shapes() -> list[list[tuple[str, frozenset[str]]]]:
 
 @settings(max_examples=examples(20))
 @given(HOSTILE.filter(bool), HOSTILE.filter(bool))
-def test_hostile_names_are_text_and_lead_back_to_what_they_name(pool: str, identifier: str) -> None:
+def test_hostile_names_are_text_and_their_links_work(pool: str, identifier: str) -> None:
     read = [Read(page) for page in asyncio.run(pages_with(pool, identifier))]
     assert [page.shape for page in read] == plain_shapes()
     for page in read:

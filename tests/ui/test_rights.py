@@ -144,7 +144,7 @@ def disguises(path: str) -> list[str]:
 
 
 @pytest.mark.parametrize("path", OF_ALL)
-async def test_what_is_of_everybody_is_for_those_who_manage(path: str, keys: dict[str, Any]) -> None:
+async def test_pages_about_all_users_are_only_for_managers(path: str, keys: dict[str, Any]) -> None:
     async with whole(**keys) as client:
         assert await run(client) == 200
         for disguise in disguises(path):
@@ -253,7 +253,7 @@ async def at_the_root(**options: Any) -> AsyncGenerator[httpx.AsyncClient, None]
         yield client
 
 
-async def test_a_container_at_the_root_takes_no_path_of_those_who_manage(keys: dict[str, Any]) -> None:
+async def test_a_container_at_the_root_hides_no_management_path(keys: dict[str, Any]) -> None:
     async with at_the_root(**keys) as client:
         forwarded = await client.get("/anything?identifier=user-0001", headers=bearer("sessions"))
         assert forwarded.text.startswith("GET /anything?")

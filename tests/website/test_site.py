@@ -73,7 +73,7 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path / "checkout"
 
 
-def test_links_lead_from_page_to_page_of_the_site(checkout: Path, tmp_path: Path) -> None:
+def test_links_connect_the_pages_of_the_site(checkout: Path, tmp_path: Path) -> None:
     assemble(tmp_path / "work", checkout)
     pages = tmp_path / "work/pages"
     assert (pages / "index.md").read_text() == (
@@ -88,7 +88,7 @@ def test_links_lead_from_page_to_page_of_the_site(checkout: Path, tmp_path: Path
     ]
 
 
-def test_a_page_that_is_gone_is_gone_from_the_site(checkout: Path, tmp_path: Path) -> None:
+def test_a_removed_page_is_removed_from_the_site(checkout: Path, tmp_path: Path) -> None:
     assemble(tmp_path / "work", checkout)
     (checkout / "docs/decisions/0001-one.md").unlink()
     assemble(tmp_path / "work", checkout)
@@ -104,7 +104,7 @@ def test_a_page_that_is_gone_is_gone_from_the_site(checkout: Path, tmp_path: Pat
         ("website/nav.toml", NAVIGATION + '"docs/index.md" = ""\n', "docs/index.md is in website/nav.toml twice"),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_is_named(checkout: Path, tmp_path: Path, path: str, text: str, reason: str) -> None:
+def test_a_page_that_breaks_a_rule_is_named(checkout: Path, tmp_path: Path, path: str, text: str, reason: str) -> None:
     (checkout / path).write_text(text)
     with pytest.raises(PagesWrong) as refused:
         assemble(tmp_path / "work", checkout)
@@ -130,7 +130,7 @@ def test_the_site_is_shown_while_pages_are_written(checkout: Path, tmp_path: Pat
 @pytest.mark.slow
 @pytest.mark.usefixtures("zensical")
 @pytest.mark.parametrize("wrong", ["[x](index.md#nowhere)", "::: greenroom.Nothing", "[x][greenroom.Nothing]"])
-def test_a_build_with_something_wrong_fails(wrong: str, tmp_path: Path) -> None:
+def test_an_invalid_build_fails(wrong: str, tmp_path: Path) -> None:
     checkout = tmp_path / "checkout"
     shutil.copytree(ROOT / "website", checkout / "website", ignore=shutil.ignore_patterns("__pycache__"))
     (checkout / "website/nav.toml").write_text('"docs/index.md" = "Start"\n')
@@ -156,7 +156,7 @@ def test_a_link_to_a_missing_file_or_anchor_is_found(tmp_path: Path) -> None:
     ]
 
 
-def test_an_address_that_does_not_answer_is_found(tmp_path: Path) -> None:
+def test_an_address_that_does_not_respond_is_found(tmp_path: Path) -> None:
     (tmp_path / "there").write_text("here")
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:

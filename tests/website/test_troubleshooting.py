@@ -32,7 +32,7 @@ def shown_texts() -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize("quoted", QUOTED)
-def test_the_code_has_the_text(quoted: str) -> None:
+def test_the_quoted_texts_are_in_the_code(quoted: str) -> None:
     assert any(quoted in text for text in shown_texts())
 
 

@@ -34,7 +34,7 @@ def sent(value: object) -> Any:
 
 
 @pytest.mark.parametrize("kind", [*MODELS, AzureDetails, Overrides, Order], ids=lambda kind: kind.__name__)
-def test_a_value_comes_out_with_every_field(kind: type[Any]) -> None:
+def test_every_field_of_a_value_round_trips(kind: type[Any]) -> None:
     value = filled(kind)
     assert decode(kind, sent(value)) == value
     required = {
@@ -62,7 +62,7 @@ def lines_of(*lines: dict[str, Any]) -> list[Any]:
     ],
     ids=["every field", "nothing", "an empty result", "long texts", "half of a pair", "many outputs"],
 )
-def test_an_execution_comes_out_of_its_lines(execution: Execution) -> None:
+def test_an_execution_is_decoded_from_its_lines(execution: Execution) -> None:
     assert lines_of(*execution_lines(execution)) == [execution]
 
 
@@ -125,7 +125,7 @@ def properties(error: GreenroomError) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("error", examples(), ids=lambda error: type(error).__name__)
-def test_an_exception_comes_out_with_every_field(error: GreenroomError) -> None:
+def test_every_field_of_an_exception_round_trips(error: GreenroomError) -> None:
     decoded = decode_error(json.loads(dump(encode_error(error))))
     assert properties(decoded) == properties(error)
     with pytest.raises(type(error)) as caught:
@@ -217,7 +217,7 @@ def test_no_count_size_or_time_is_negative_or_beyond_all_bounds(
 
 
 @pytest.mark.parametrize("fields", [{"sessions": -1}, {"sessions": 1, "retry_after": -1.0}, {"retry_after": 1e400}])
-def test_the_numbers_of_a_full_pool_are_possible(fields: dict[str, Any]) -> None:
+def test_impossible_numbers_of_a_full_pool_are_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(WireError, match="must be at least 0, and finite"):
         decode_error({"type": "PoolFull", "message": "full", "sessions": 1, **fields})
 
@@ -228,7 +228,7 @@ def test_the_numbers_of_ended_sandboxes_are_possible_and_an_exit_code_can_be_neg
     assert decode(Execution, {**ENDED, "exit_code": -1}).exit_code == -1
 
 
-def test_a_field_of_a_later_release_is_passed_over() -> None:
+def test_a_field_of_a_later_release_is_ignored() -> None:
     assert decode(Execution, {"id": "1", "status": "failed", "later": {}}) == Execution("1", "failed")
 
 

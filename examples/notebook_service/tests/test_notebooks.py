@@ -57,7 +57,7 @@ def test_cells_share_variables_and_the_notebook_is_saved(service: TestClient) ->
     assert [cell["source"] for cell in response.json()["cells"]] == ["x = 20", "print('sum')\nx + 1", "1 / 0"]
 
 
-def test_nobody_reaches_the_notebook_of_another(service: TestClient) -> None:
+def test_no_user_reaches_the_notebook_of_another(service: TestClient) -> None:
     alice, bob = Notebook(service), Notebook(service, "bob")
     alice.run("secret = 1")
     assert "NameError" in str(bob.run("secret")["cell"]["outputs"])
@@ -73,7 +73,7 @@ def test_nobody_reaches_the_notebook_of_another(service: TestClient) -> None:
     assert error_of(alice.ask("GET", f"/{alice.id}")) == (401, "not_signed_in")
 
 
-def test_names_lead_nowhere_else(service: TestClient) -> None:
+def test_names_reach_nothing_else(service: TestClient) -> None:
     notebook = Notebook(service)
     for name in ("%2e%2e", "..%2fother", "A" * 32, notebook.id.upper() + "x", "%00"):
         assert notebook.ask("GET", f"/{name}").status_code == 404, name
@@ -119,7 +119,7 @@ def test_a_cell_that_takes_too_long_ends(serving: Serving) -> None:
     assert [output.get("ename") for output in cell["outputs"]] == [None, "TimeoutError"]
 
 
-def test_an_idle_notebook_frees_its_session_and_the_next_cell_says_so(
+def test_an_idle_notebook_frees_its_session_and_the_next_cell_reports_it(
     serving: Serving, greenroom_pool: greenroom.SessionPool
 ) -> None:
     with serving(idle_timeout=0.5) as service:
@@ -132,7 +132,7 @@ def test_an_idle_notebook_frees_its_session_and_the_next_cell_says_so(
         assert [cell["source"] for cell in notebook.saved()["cells"]] == ["x = 1", "x"], "the notebook is kept"
 
 
-def test_after_a_new_start_of_the_service_the_next_cell_says_so(serving: Serving) -> None:
+def test_after_a_restart_of_the_service_the_next_cell_reports_it(serving: Serving) -> None:
     with serving() as service:
         notebook = Notebook(service)
         notebook.run("x = 1")
@@ -142,7 +142,7 @@ def test_after_a_new_start_of_the_service_the_next_cell_says_so(serving: Serving
         assert notebook.run("3")["notice"] is None
 
 
-def test_a_cell_that_ends_python_says_so(service: TestClient) -> None:
+def test_a_cell_that_ends_python_reports_it(service: TestClient) -> None:
     notebook = Notebook(service)
     notebook.run("x = 1")
     assert "ended Python" in notebook.run("import os\nos._exit(1)")["notice"]
@@ -190,7 +190,7 @@ def test_a_deleted_notebook_leaves_nothing(service: TestClient, greenroom_pool: 
     until(lambda: not greenroom_pool.sessions())
 
 
-def test_a_user_has_so_many_notebooks(service: TestClient) -> None:
+def test_the_number_of_a_users_notebooks_is_limited(service: TestClient) -> None:
     notebook = Notebook(service)
     for _ in range(49):
         assert notebook.ask("POST", "").status_code == 201

@@ -55,12 +55,12 @@ def problem_of(error: greenroom.GreenroomError) -> Problem:
         case greenroom.PoolFull():
             return Problem(503, "busy", "All sessions are taken.", retry_after=error.retry_after or 1)
         case greenroom.SandboxLost():
-            message = "The session has ended with its variables and files. Whether the code ran to its end is unknown."
+            message = "The session has ended; its variables and files are lost. Whether the code completed is unknown."
             return Problem(503, "session_lost", message)
         case _:
-            log.error("The sandboxes do not answer.", exc_info=error)
+            log.error("The sandboxes do not respond.", exc_info=error)
             message = (
-                "The sandboxes do not answer. Code may have run; the same Idempotency-Key runs it once, however often "
+                "The sandboxes do not respond. Code may have run; the same Idempotency-Key runs it once, however often "
                 "the request is sent."
             )
             return Problem(503, "unavailable", message, retry_after=1)

@@ -22,7 +22,7 @@ class Clock:
         return self.now
 
 
-def test_tokens_come_back_with_time(tmp_path: Path) -> None:
+def test_tokens_are_refilled_over_time(tmp_path: Path) -> None:
     clock = Clock()
     with closing(TokenBuckets(tmp_path / "rates", rate=0.5, burst=2, clock=clock)) as buckets:
         assert [buckets.take("alice") for _ in range(3)] == [0, 0, 2]
@@ -34,7 +34,7 @@ def test_tokens_come_back_with_time(tmp_path: Path) -> None:
         assert [buckets.take("alice") for _ in range(3)] == [0, 0, 2], "no more than the burst"
 
 
-def test_a_clock_that_is_set_back_gives_and_takes_nothing(tmp_path: Path) -> None:
+def test_setting_the_clock_back_changes_no_tokens(tmp_path: Path) -> None:
     clock = Clock()
     with closing(TokenBuckets(tmp_path / "rates", rate=1, burst=1, clock=clock)) as buckets:
         assert buckets.take("alice") == 0

@@ -37,14 +37,14 @@ def work(answer: Callable[[httpx.Request], httpx.Response]) -> Counts:
     return asyncio.run(work())
 
 
-def test_a_sound_service_loses_nothing() -> None:
+def test_a_healthy_service_loses_nothing() -> None:
     counts = work(Sessions().answer)
     assert (counts.lost, counts.unanswered, counts.broken, counts.resent) == (0, 0, 0, 0)
     assert counts.latencies
 
 
 @pytest.mark.parametrize("before", [True, False])
-def test_what_broke_is_sent_again_with_its_key(before: bool) -> None:
+def test_a_failed_request_is_sent_again_with_its_key(before: bool) -> None:
     sessions, broken = Sessions(), set[str]()
 
     def answer(request: httpx.Request) -> httpx.Response:

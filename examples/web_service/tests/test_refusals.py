@@ -60,12 +60,12 @@ def test_the_longest_code_runs(scripted: TestClient) -> None:
 
 
 @pytest.mark.parametrize("key", ["", "k" * 201])
-def test_a_key_has_a_length(scripted: TestClient, key: str) -> None:
+def test_a_key_must_have_a_valid_length(scripted: TestClient, key: str) -> None:
     response = scripted.post("/run", json={"code": "1"}, headers={"Idempotency-Key": key})
     assert error_of(response) == (400, "invalid_request")
 
 
-def test_more_than_a_body_may_have_is_not_read(scripted: TestClient, greenroom_script: ScriptedBackend) -> None:
+def test_a_body_is_not_read_beyond_its_limit(scripted: TestClient, greenroom_script: ScriptedBackend) -> None:
     large = b" " * (MOST_BODY + 1)
     assert error_of(scripted.post("/run", content=large)) == (413, "too_large")
     assert error_of(scripted.put("/files/large.bin", content=large)) == (413, "too_large")
@@ -73,7 +73,7 @@ def test_more_than_a_body_may_have_is_not_read(scripted: TestClient, greenroom_s
 
 
 @pytest.mark.parametrize("name", ["..", "%2e%2e", "%00"])
-def test_names_of_files_lead_nowhere_else(scripted: TestClient, greenroom_script: ScriptedBackend, name: str) -> None:
+def test_file_names_reach_nothing_else(scripted: TestClient, greenroom_script: ScriptedBackend, name: str) -> None:
     assert scripted.put(f"/files/{name}", content=b"x").status_code in {400, 404, 405}
     assert greenroom_script.contents == {}
 
@@ -111,7 +111,7 @@ def test_only_a_valid_token_names_a_user(
     assert greenroom_script.runs == []
 
 
-def test_the_service_does_not_start_without_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_service_does_not_start_without_a_valid_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CODE_SERVICE_SECRET", "short")
     with pytest.raises(ValueError, match="32 characters"), TestClient(create_app()):
         pass
@@ -147,7 +147,7 @@ def test_a_failure_of_the_backend_is_json_without_a_trace(
         assert response.headers["retry-after"] in {"10", "1"}
 
 
-def test_a_user_can_ask_for_so_much_and_others_are_not_concerned(
+def test_a_users_rate_limit_does_not_affect_others(
     greenroom_scripted_pool: greenroom.SessionPool, tmp_path: Path
 ) -> None:
     with (
@@ -163,7 +163,7 @@ def test_a_user_can_ask_for_so_much_and_others_are_not_concerned(
         assert worker.get("/healthz").status_code == 200
 
 
-def test_a_user_waits_for_so_many_answers_at_a_time(
+def test_the_concurrent_requests_of_a_user_are_limited(
     greenroom_scripted_pool: greenroom.SessionPool, tmp_path: Path
 ) -> None:
     with serving(greenroom_scripted_pool, tmp_path, burst=1000, at_a_time=2) as worker:

@@ -42,7 +42,7 @@ def test_a_figure_comes_as_a_picture(service: TestClient) -> None:
     assert base64.b64decode(figure["base64"]).startswith(b"\x89PNG")
 
 
-def test_each_user_has_a_session_and_nobody_meets_another(service: TestClient) -> None:
+def test_each_user_has_a_separate_session(service: TestClient) -> None:
     for user in ("alice", "Alice", "alice ", "users.alice", "../alice", "álice"):
         assert run(service, "x = 1\nopen('mine.txt', 'w').close()", user)["status"] == "succeeded", user
         for other in ("bob", "ALICE"):
@@ -77,7 +77,7 @@ def test_a_key_runs_code_once_however_often_it_is_sent(service: TestClient) -> N
     assert run(service, "'n' in dir()", "bob", **{"Idempotency-Key": "first"})["result"] == "False"
 
 
-def test_a_session_that_its_user_ended_begins_again(service: TestClient) -> None:
+def test_a_session_that_its_user_ended_starts_again(service: TestClient) -> None:
     run(service, "x = 1")
     assert service.delete("/session").status_code == 204
     outcome = run(service, "'x' in dir()")

@@ -62,7 +62,7 @@ def has_begun(http: httpx.Client) -> bool:
     return "begun" in [file["name"] for file in http.get("/files").json()]
 
 
-def test_code_goes_on_when_its_workers_are_killed_and_runs_once(service: Service) -> None:
+def test_code_continues_when_its_workers_are_killed_and_runs_once(service: Service) -> None:
     with client(service) as http, ThreadPoolExecutor() as threads:
         broken = threads.submit(run, http, COUNT_WHEN_TOLD, "a-key")
         with client(service) as other:
@@ -89,7 +89,7 @@ def is_up(http: httpx.Client) -> bool:
         return False
 
 
-def test_a_stop_lets_requests_end_and_leaves_nothing(service: Service) -> None:
+def test_stopping_lets_requests_end_and_leaves_nothing(service: Service) -> None:
     with client(service) as http, ThreadPoolExecutor() as threads:
         last = threads.submit(run, http, COUNT_WHEN_TOLD)
         with client(service) as other:
@@ -113,7 +113,7 @@ def test_a_stop_lets_requests_end_and_leaves_nothing(service: Service) -> None:
     assert "Traceback" not in service.web.said.read_text()
 
 
-def test_without_its_backend_the_service_says_so(service: Service) -> None:
+def test_without_its_backend_the_service_reports_the_problem(service: Service) -> None:
     with client(service) as http:
         run(http, "x = 1")
         service.pool.end()
@@ -130,7 +130,7 @@ def test_without_its_backend_the_service_says_so(service: Service) -> None:
         assert http.get("/healthz").status_code == 200
 
 
-def test_a_full_pool_asks_to_come_back(pool_url: str) -> None:
+def test_a_full_pool_asks_clients_to_retry(pool_url: str) -> None:
     with running(
         f"{pool_url}&max_concurrent_sessions=1&ready_session_instances=0&acquire_timeout=0.5", burst=1000
     ) as service:

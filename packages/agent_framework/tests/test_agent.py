@@ -117,7 +117,7 @@ async def test_a_streaming_agent_keeps_the_execution(tools: GreenroomTools, sess
     assert [found.result for found in executions(response.messages)] == ["42"]
 
 
-async def test_a_session_that_was_stored_goes_on(tools: GreenroomTools, session: AgentSession) -> None:
+async def test_a_stored_session_continues(tools: GreenroomTools, session: AgentSession) -> None:
     await agent_with(tools).run("import matplotlib.pyplot as plt; plt.plot([1, 2]); x = 7", session=session)
     stored = json.dumps(session.to_dict())
     restored = AgentSession.from_dict(json.loads(stored))
@@ -128,7 +128,7 @@ async def test_a_session_that_was_stored_goes_on(tools: GreenroomTools, session:
     assert [found.result for found in executions(client.seen)] == ["7"]
 
 
-async def test_an_agent_of_an_agent_shares_the_session_where_it_is_propagated(
+async def test_a_nested_agent_shares_the_session_where_it_is_propagated(
     tools: GreenroomTools, session: AgentSession
 ) -> None:
     await tools.session_for(session).aexecute("total = 41")

@@ -45,7 +45,7 @@ async def test_where_the_framework_makes_up_a_session_each_run_has_its_own(
     assert len(set(backend.identifiers)) == 2
 
 
-async def test_the_name_that_a_service_gives_a_conversation_may_change(
+async def test_the_name_that_a_service_gives_a_conversation_can_change(
     pool: SessionPool, backend: ScriptedBackend
 ) -> None:
     agent = agent_with(GreenroomTools(pool=pool))
@@ -107,7 +107,7 @@ async def test_a_session_per_call_is_deleted_when_its_run_is_cancelled(
     assert backend.deleted == backend.identifiers
 
 
-async def test_an_agent_of_an_agent_works_in_a_session_of_its_own(pool: SessionPool, backend: ScriptedBackend) -> None:
+async def test_a_nested_agent_has_its_own_session(pool: SessionPool, backend: ScriptedBackend) -> None:
     tools, session = GreenroomTools(pool=pool), AgentSession()
     analyst = agent_with(tools).as_tool(name="analyse", arg_name="code")
     await agent_with(analyst, play([call("analyse", code="1")], "Done.")).run("Ask.", session=session)

@@ -63,7 +63,7 @@ async def test_an_agent_analyses_a_file(page: dict[str, Any], sandboxes: Session
     assert (folder / "figure-1.png").read_bytes().startswith(b"\x89PNG")
 
 
-async def test_a_restored_session_goes_on(page: dict[str, Any], sandboxes: SessionPool) -> None:
+async def test_a_restored_session_continues(page: dict[str, Any], sandboxes: SessionPool) -> None:
     assert await page["converse"](sandboxes, ScriptedClient()) == "result:\n42"
 
 

@@ -62,7 +62,7 @@ async def test_function_middleware_sees_the_calls_of_code(sandboxes: SessionPool
     assert seen == ["run_python", "get_orders", "get_orders"]
 
 
-async def test_what_a_middleware_makes_of_a_result_is_what_the_code_gets(sandboxes: SessionPool) -> None:
+async def test_the_code_gets_the_result_that_a_middleware_returns(sandboxes: SessionPool) -> None:
     @function_middleware
     async def redact(context: FunctionInvocationContext, call_next: Callable[[], Awaitable[None]]) -> None:
         await call_next()

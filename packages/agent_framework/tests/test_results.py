@@ -53,7 +53,7 @@ def tools(session: Session) -> GreenroomTools:
     return GreenroomTools(session=session)
 
 
-async def test_a_failed_execution_is_a_result_and_the_run_goes_on(
+async def test_a_failed_execution_is_a_result_and_the_run_continues(
     tools: GreenroomTools, backend: ScriptedBackend
 ) -> None:
     backend.answer = FAILED
@@ -112,7 +112,7 @@ async def test_a_middleware_sees_arguments_and_results_and_can_change_the_code(
     assert seen == [("print(1)", backend.answer)]
 
 
-async def test_an_application_may_ask_its_user_before_code_runs(pool: SessionPool, backend: ScriptedBackend) -> None:
+async def test_an_application_can_ask_its_user_before_code_runs(pool: SessionPool, backend: ScriptedBackend) -> None:
     agent = agent_with(
         GreenroomTools(pool=pool, approval_mode="always_require"),
         lambda messages: [call("run_python", code="1")] if messages[-1].role == "user" else "Done.",

@@ -80,7 +80,7 @@ def sandbox(sandboxes: SessionPool) -> Iterator[GreenroomSandbox]:
         yield GreenroomSandbox(session=session)
 
 
-def test_a_command_says_how_it_ended(sandbox: GreenroomSandbox) -> None:
+def test_a_command_reports_how_it_ended(sandbox: GreenroomSandbox) -> None:
     response = sandbox.execute("echo out; echo err >&2; exit 3")
     assert (response.output, response.exit_code) == ("out\nerr\n", 3)
 
@@ -114,7 +114,7 @@ def test_a_command_without_an_exit_code_is_not_a_success(pool: SessionPool, back
     assert GreenroomSandbox(session=pool.session()).execute("true").exit_code == 126
 
 
-def test_a_command_leaves_the_variables_of_code_alone(sandboxes: SessionPool) -> None:
+def test_a_command_does_not_affect_the_variables_of_code(sandboxes: SessionPool) -> None:
     with sandboxes.session() as session:
         session.execute("x = 41; import subprocess; subprocess.run = None")
         response = GreenroomSandbox(session=session).execute("echo err >&2; echo out; python3 -c 'print(1)'")
@@ -143,7 +143,7 @@ def test_staging_leaves_nothing_behind(sandbox: GreenroomSandbox) -> None:
     assert sandbox.execute("ls -A /mnt/data").output == ""
 
 
-async def test_a_path_where_no_files_can_be_is_answered_with_one_that_works(sandbox: GreenroomSandbox) -> None:
+async def test_an_impossible_path_is_answered_with_a_valid_one(sandbox: GreenroomSandbox) -> None:
     for path in ("/notes.txt", "/docs/notes.txt", "notes.txt"):
         error = sandbox.write(path, "text").error or ""
         assert error.endswith("Files live in /mnt/data, such as /mnt/data/notes.txt."), path

@@ -154,7 +154,7 @@ async def test_later_middleware_callbacks_and_the_model_see_what_they_should(
 
 
 @both
-async def test_failures_and_refusals_reach_the_code_and_the_session_lives(
+async def test_failures_and_refusals_reach_the_code_and_the_session_continues(
     sandboxes: SessionPool, asynchronous: bool
 ) -> None:
     @tool
@@ -192,9 +192,7 @@ for call in (lambda: get_orders(customer=99), lambda: get_orders(customer="many"
 
 
 @both
-async def test_what_middleware_answers_or_changes_is_what_the_code_gets(
-    sandboxes: SessionPool, asynchronous: bool
-) -> None:
+async def test_the_code_gets_what_middleware_returns(sandboxes: SessionPool, asynchronous: bool) -> None:
     async def value(change: Callable[[ToolMessage], ToolMessage]) -> ToolMessage:
         agent = make_agent(
             "type(x := get_orders(customer=1, limit=1)).__name__, x",
@@ -222,7 +220,7 @@ async def test_a_tool_gets_what_is_injected_and_the_name_of_its_call(sandboxes: 
         GreenroomMiddleware(pool=sandboxes, tools=[get_context, tool("get_context")(operator.add)])
 
 
-async def test_the_plain_tool_calls_too_and_refuses_what_has_to_be_approved(sandboxes: SessionPool) -> None:
+async def test_the_plain_tool_also_calls_functions_but_refuses_those_that_need_approval(sandboxes: SessionPool) -> None:
     plain = GreenroomTool(pool=sandboxes, tools=[get_orders, send_mail])
     with plain.conversation() as config:
         assert plain.invoke({"code": "len(get_orders(customer=1))"}, config) == "result:\n2"
@@ -285,7 +283,7 @@ for answer in answers: print(answer)
 
 
 @both
-async def test_fifty_gathered_calls_are_asked_for_one_by_one_and_made_once(
+async def test_fifty_gathered_calls_are_approved_one_by_one_and_made_once(
     sandboxes: SessionPool, asynchronous: bool
 ) -> None:
     code = """
@@ -372,7 +370,7 @@ async def test_code_of_the_same_turn_does_not_wait_for_a_person(sandboxes: Sessi
     middleware[0].tool.delete_session(config)
 
 
-async def test_a_new_turn_ends_code_whose_question_nobody_answered(sandboxes: SessionPool) -> None:
+async def test_a_new_turn_ends_code_with_an_unanswered_question(sandboxes: SessionPool) -> None:
     middleware: list[Any] = [GreenroomMiddleware(pool=sandboxes, tools=[get_orders]), per_call("get_orders")]
     agent = make_agent("x = 1\nget_orders(customer=1)", "x", middleware=middleware, checkpointer=InMemorySaver())
     config = of("abandoned")
@@ -383,7 +381,7 @@ async def test_a_new_turn_ends_code_whose_question_nobody_answered(sandboxes: Se
     middleware[0].tool.delete_session(config)
 
 
-async def test_a_session_that_ends_meanwhile_is_told_to_the_model(sandboxes: SessionPool) -> None:
+async def test_a_session_that_ends_meanwhile_is_reported_to_the_model(sandboxes: SessionPool) -> None:
     middleware: list[Any] = [GreenroomMiddleware(pool=sandboxes, tools=[get_orders, send_mail]), per_call("get_orders")]
     agent = make_agent(
         "send_mail(to='ann')\nget_orders(customer=1)", middleware=middleware, checkpointer=InMemorySaver()
@@ -399,7 +397,7 @@ async def test_a_session_that_ends_meanwhile_is_told_to_the_model(sandboxes: Ses
     assert made == ["ann"]
 
 
-async def test_a_person_who_does_not_decide_in_time_refuses(sandboxes: SessionPool) -> None:
+async def test_a_missing_decision_counts_as_a_refusal(sandboxes: SessionPool) -> None:
     middleware: list[Any] = [
         GreenroomMiddleware(pool=sandboxes, tools=[get_orders], approval_timeout=4),
         per_call("get_orders"),
@@ -449,7 +447,7 @@ async def test_an_interrupt_without_a_checkpointer_is_an_error_for_the_code(sand
     assert "needs an agent with a checkpointer" in results(await agent.ainvoke(ask()))[0].text
 
 
-async def test_limits_hold_for_calls_of_code(sandboxes: SessionPool) -> None:
+async def test_limits_apply_to_calls_of_code(sandboxes: SessionPool) -> None:
     middleware = GreenroomMiddleware(pool=sandboxes, tools=[get_orders], tool_limits=ToolLimits(calls=2))
     agent = make_agent(
         "[get_orders(customer=1) for _ in range(9)]", middleware=[middleware], checkpointer=InMemorySaver()

@@ -158,14 +158,14 @@ async def test_a_tool_can_ask_itself_too(case: Case) -> None:
     assert len(steps) == 1
 
 
-async def test_a_graph_that_keeps_nothing_cannot_ask(case: Case) -> None:
+async def test_a_graph_without_a_checkpointer_cannot_ask(case: Case) -> None:
     graph = asking_graph(checkpointer=False)
     ask = case.tool_of("ask", graph, lambda text: {"text": text, "answer": ""}, lambda state: state["answer"])
     assert "must keep its state: it must not have checkpointer=False" in await case.run("ask(text='a')", ask)
     assert case.asked == ["a! 1"]
 
 
-async def test_another_langgraph_cannot_ask_and_says_what_to_install(
+async def test_another_langgraph_version_cannot_ask_and_names_the_one_to_install(
     case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delitem(sys.modules, "langchain_greenroom.interrupts", raising=False)
@@ -193,7 +193,7 @@ async def test_an_agent_that_a_call_runs_cannot_wait_for_the_session_whose_code_
     assert "must not wait for other code of the same session" in await case.run("ask(text='a')", ask)
 
 
-async def test_tools_see_the_context_variables_of_who_runs_the_agent(case: Case) -> None:
+async def test_tools_see_the_context_variables_of_the_agents_caller(case: Case) -> None:
     @tool
     def blocking() -> str:
         """Say who runs the agent."""

@@ -116,7 +116,7 @@ def left(server: str) -> Iterator[greenroom.SessionPool]:
 
 
 @pytest.mark.usefixtures("left")
-def test_over_a_server_the_code_goes_on_in_the_next_process(application_of: Callable[..., Application]) -> None:
+def test_over_a_server_the_code_continues_in_the_next_process(application_of: Callable[..., Application]) -> None:
     application = application_of("send_mail", MAILS)
     begun = application.run()
     assert [each["args"] for each in begun["asked"]] == [{"to": "ann"}]
@@ -128,7 +128,7 @@ def test_over_a_server_the_code_goes_on_in_the_next_process(application_of: Call
     assert last == {"made": ["bob"], "asked": [], "results": [["result:\n2", "success"]]}
 
 
-def test_over_a_local_pool_the_model_is_told_what_had_been_called(tmp_path: Path) -> None:
+def test_over_a_local_pool_the_model_reads_which_calls_were_made(tmp_path: Path) -> None:
     application = Application("bubblewrap:?preload=", tmp_path / "checkpoints", "send_mail", MAILS)
     assert [each["args"] for each in application.run()["asked"]] == [{"to": "ann"}]
     told = application.run(APPROVE)

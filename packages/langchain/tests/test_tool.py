@@ -107,14 +107,14 @@ def test_figures_follow_the_text_as_standard_image_blocks_if_asked_for(
     assert [image.data for image in message.artifact.images] == [PNG, JPEG]
 
 
-def test_a_picture_that_models_cannot_see_is_only_named(pool: SessionPool, backend: ScriptedBackend) -> None:
+def test_an_image_that_models_cannot_see_is_only_named(pool: SessionPool, backend: ScriptedBackend) -> None:
     backend.answers["plot"] = Execution("1", "succeeded", outputs=(figure("image/svg+xml", b"<svg/>"),))
     message = GreenroomTool(pool=pool, images=True).invoke(call("plot"), of("a"))
     assert message.content == "figures:\nfigure-1.svg"
     assert message.artifact.images[0].data == b"<svg/>"
 
 
-def test_no_image_reaches_a_model_that_may_refuse_it_unless_asked_for(
+def test_no_image_reaches_a_model_that_may_refuse_it_unless_requested(
     tool: GreenroomTool, backend: ScriptedBackend
 ) -> None:
     backend.answers["plot"] = Execution("1", "succeeded", outputs=(figure(),))
@@ -198,7 +198,7 @@ def test_without_a_conversation_the_call_is_refused_instead_of_shared(
     assert backend.runs == []
 
 
-def test_a_thread_id_need_not_be_text(tool: GreenroomTool, backend: ScriptedBackend) -> None:
+def test_a_thread_id_can_be_other_than_text(tool: GreenroomTool, backend: ScriptedBackend) -> None:
     tool.invoke("x", of(UUID(int=7)))
     tool.invoke("x", of(7))
     assert backend.identifiers == [
@@ -217,7 +217,7 @@ async def test_a_conversation_and_its_session_end_together(tool: GreenroomTool, 
     assert backend.deleted == used
 
 
-def test_two_new_conversations_are_two(tool: GreenroomTool) -> None:
+def test_two_new_conversations_are_separate(tool: GreenroomTool) -> None:
     with tool.conversation() as one, tool.conversation() as other:
         assert one != other
 

@@ -74,7 +74,7 @@ async def test_approved_code_runs(
     assert backend.codes == ["pay()"]
 
 
-async def test_code_that_a_person_changed_is_what_runs_and_the_model_knows(
+async def test_code_that_a_person_changed_runs_and_the_model_is_informed(
     pool: SessionPool, backend: ScriptedBackend, scripted: Callable[..., ScriptedModel]
 ) -> None:
     spec = GreenroomToolSpec(pool, approval=True)
@@ -100,7 +100,7 @@ async def test_rejected_code_never_reaches_a_session(
     assert backend.runs == []
 
 
-async def test_a_predicate_tells_which_code_needs_nobody(
+async def test_a_predicate_decides_which_code_needs_no_approval(
     pool: SessionPool, backend: ScriptedBackend, scripted: Callable[..., ScriptedModel]
 ) -> None:
     spec = GreenroomToolSpec(pool, approval=lambda code: "pay" in code)
@@ -144,7 +144,7 @@ async def test_the_same_code_twice_in_a_turn_is_decided_twice(
     assert backend.codes == ["pay()"]
 
 
-async def test_a_decision_that_is_sent_twice_runs_the_code_once(
+async def test_a_decision_sent_twice_runs_the_code_once(
     pool: SessionPool, backend: ScriptedBackend, scripted: Callable[..., ScriptedModel]
 ) -> None:
     spec = GreenroomToolSpec(pool, approval=True)
@@ -192,7 +192,7 @@ async def test_a_step_that_is_run_again_keeps_its_decisions(pool: SessionPool, b
     assert backend.codes == ["look()", *("look()", "pay()"), *("look()", "pay()")]
 
 
-def test_who_cannot_be_asked_runs_nothing(pool: SessionPool, backend: ScriptedBackend) -> None:
+def test_without_a_person_to_ask_nothing_runs(pool: SessionPool, backend: ScriptedBackend) -> None:
     (tool, *_) = GreenroomToolSpec(pool, approval=True).to_tool_list()
     with pytest.raises(ValueError, match="a person must approve the code"):
         tool.call(code="pay()")

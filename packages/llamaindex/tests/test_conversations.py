@@ -62,7 +62,7 @@ async def test_the_runs_of_a_context_share_a_session(agent: FunctionAgent, backe
     assert len(set(backend.identifiers)) == 1
 
 
-async def test_runs_without_a_context_are_conversations_of_their_own(
+async def test_runs_without_a_context_are_separate_conversations(
     agent: FunctionAgent, spec: GreenroomToolSpec, backend: ScriptedBackend
 ) -> None:
     handler = agent.run(user_msg="first")
@@ -101,7 +101,7 @@ async def test_a_figure_does_not_make_an_agent_forget_the_conversation(
         ctx = Context.from_dict(agent, json.loads(json.dumps(ctx.to_dict())))
 
 
-async def test_a_memory_of_the_applications_choice_is_left_alone(
+async def test_a_memory_chosen_by_the_application_is_left_alone(
     spec: GreenroomToolSpec, scripted: Callable[..., ScriptedModel], backend: ScriptedBackend
 ) -> None:
     class OwnMemory(ChatMemoryBuffer): ...
@@ -217,7 +217,7 @@ async def test_without_a_conversation_the_tools_of_a_pool_refuse_to_guess(
     assert not backend.runs
 
 
-async def test_a_fixed_session_serves_every_conversation_and_calls_outside_of_one(
+async def test_a_fixed_session_serves_every_conversation_and_calls_without_one(
     pool: SessionPool, scripted: Callable[..., ScriptedModel], backend: ScriptedBackend
 ) -> None:
     spec = GreenroomToolSpec(session=pool.session("for-everybody"))

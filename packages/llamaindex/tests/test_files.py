@@ -64,7 +64,7 @@ async def test_the_model_hands_a_file_over_as_bytes_with_a_mime_type(call: Call,
     assert (download.file.name, download.mime, download.data) == ("report.csv", "text/csv", CONTENT)
 
 
-async def test_a_wrong_name_gets_the_names_that_there_are(call: Call) -> None:
+async def test_a_wrong_name_is_answered_with_the_existing_names(call: Call) -> None:
     output = await call("upload_file", name="sale.csv")
     assert isinstance(output.exception, FileMissing)
     assert "sales.csv" in output.content

@@ -150,7 +150,7 @@ async def test_a_tool_that_waits_for_an_event_fails_and_the_code_runs_once(
     assert [event.tool_name for event in inner if isinstance(event, InnerToolCall)] == ["get_orders", "ask"]
 
 
-async def test_limits_hold_for_the_calls_of_one_execution(
+async def test_limits_apply_to_the_calls_of_one_execution(
     sandboxes: SessionPool, scripted: Callable[..., ScriptedModel]
 ) -> None:
     spec = GreenroomToolSpec(sandboxes, tools=[get_orders], tool_limits=ToolLimits(calls=2))
@@ -176,7 +176,7 @@ async def test_a_code_act_agent_has_the_functions(
     assert any(isinstance(event, InnerToolCall) for event in events)
 
 
-def test_what_is_no_tool_is_refused(pool: SessionPool) -> None:
+def test_an_object_that_is_not_a_tool_is_refused(pool: SessionPool) -> None:
     for tool in (dict, "get_orders", 7):
         with pytest.raises(InvalidRequest, match="must be a function or a LlamaIndex tool"):
             GreenroomToolSpec(pool, tools=[tool])  # pyright: ignore[reportArgumentType]

@@ -83,7 +83,7 @@ async def test_with_a_session_per_run_the_application_reaches_it_while_it_has_th
     assert len(set(backend.identifiers)) == 2
 
 
-def test_a_session_per_run_is_no_other(pool: SessionPool) -> None:
+def test_a_session_per_run_cannot_be_combined_with_another_session(pool: SessionPool) -> None:
     for options in ({"session": pool.session()}, {"pool": pool, "session_per_call": True}):
         with pytest.raises(InvalidRequest, match="session_per_run=True"):
             GreenroomToolSpec(**options, session_per_run=True)  # pyright: ignore[reportArgumentType]

@@ -108,9 +108,7 @@ async def test_both_spellings_give_the_same(spec: GreenroomToolSpec, backend: Sc
     assert blocks.artifact == FAILURE
 
 
-async def test_a_model_that_calls_the_parameter_otherwise_is_understood(
-    run_python: FunctionTool, backend: ScriptedBackend
-) -> None:
+async def test_another_name_for_the_parameter_is_understood(run_python: FunctionTool, backend: ScriptedBackend) -> None:
     output = await acall_tool(run_python, {"python_code": "1 + 1"})
     assert not output.is_error
     assert backend.codes == ["1 + 1"]
@@ -122,7 +120,7 @@ def test_an_application_can_describe_a_tool_in_its_own_words(spec: GreenroomTool
     assert tool.metadata is own
 
 
-def test_an_application_can_add_tools_of_its_own(pool: SessionPool) -> None:
+def test_an_application_can_add_its_own_tools(pool: SessionPool) -> None:
     class Extended(GreenroomToolSpec):
         def today(self) -> str:
             """Say which day it is."""
@@ -141,7 +139,7 @@ def test_an_output_survives_the_serialization_of_a_workflow(run_python: Function
     assert again.is_error
 
 
-def test_a_result_outside_of_an_execution_has_none(spec: GreenroomToolSpec) -> None:
+def test_a_result_of_another_tool_has_no_execution(spec: GreenroomToolSpec) -> None:
     list_files = next(tool for tool in spec.to_tool_list() if tool.metadata.name == "list_files")
     assert execution_of(list_files.call()) is None
     assert execution_of(ToolOutput("other", "text", raw_input={}, raw_output={"artifact": 1})) is None

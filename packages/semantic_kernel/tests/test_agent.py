@@ -58,7 +58,7 @@ async def ran(thread: ChatHistoryAgentThread) -> list[Execution]:
     return executions([message async for message in thread.get_messages()])
 
 
-async def test_an_agent_answers_with_what_its_code_found(
+async def test_an_agent_answers_with_the_result_of_its_code(
     plugin: GreenroomPlugin, thread: ChatHistoryAgentThread, agent_with: MakeAgent
 ) -> None:
     await plugin.session_for(thread).aupload(b"year,sum\n2024,3\n2025,4\n", "sales.csv")
@@ -142,7 +142,7 @@ async def test_a_streaming_agent_keeps_the_execution(
     assert [found.result for found in executions([message async for message in thread.get_messages()])] == ["42"]
 
 
-async def test_a_serialized_history_keeps_the_text_alone(
+async def test_a_serialized_history_keeps_only_the_text(
     plugin: GreenroomPlugin, thread: ChatHistoryAgentThread, agent_with: MakeAgent
 ) -> None:
     await agent_with(plugin).get_response(CHART, thread=thread, arguments=arguments(thread))

@@ -66,7 +66,7 @@ async def test_a_filter_decides_about_code_before_it_reaches_a_session(
     assert backend.codes == ([] if decision is None else [decision])
 
 
-async def test_a_run_keeps_its_session_whatever_is_decided(
+async def test_a_run_keeps_its_session_after_any_decision(
     pool: SessionPool, backend: ScriptedBackend, agent_with: MakeAgent
 ) -> None:
     async def decide(code: str) -> str | None:

@@ -85,7 +85,7 @@ async def test_a_function_that_fails_is_an_error_of_the_code(kernel: Kernel) -> 
     assert "ToolError: There is no customer 99." in await run(kernel, "get_orders(99)")
 
 
-def test_what_is_no_function_is_refused(pool: SessionPool) -> None:
+def test_an_object_that_is_not_a_function_is_refused(pool: SessionPool) -> None:
     with pytest.raises(InvalidRequest, match="must be a kernel function"):
         GreenroomPlugin(pool=pool, tools=[7])  # pyright: ignore[reportArgumentType]
 

@@ -194,7 +194,7 @@ async def test_the_application_can_call_the_functions_itself(plugin: GreenroomPl
     assert (await plugin.run_python("draw()")).execution is FIGURES
 
 
-async def test_a_download_brings_the_application_the_bytes_and_the_model_a_note(pool: SessionPool) -> None:
+async def test_a_download_gives_the_application_the_bytes_and_the_model_a_note(pool: SessionPool) -> None:
     session = pool.session()
     await session.aupload(PIXEL, "charts/trend.png")
     text = await GreenroomPlugin(session=session).download_file("charts/trend.png")

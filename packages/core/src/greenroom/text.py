@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _NOTHING = "The code ran without output."
 _NOTHING_OF_COMMAND = "The command succeeded, with exit code 0 and without output."
-_NO_TEXT = "The code ran; what it showed has no text."
+_NO_TEXT = "The code ran; its output has no text form."
 _LEAST_BUDGET = 200
 _HEADLINE = 130
 """The maximum length of a headline, in characters, for a small budget."""
@@ -185,15 +185,15 @@ def not_carried(execution: Execution) -> str:
 
 
 def restarted(cause: RestartCause) -> str:
-    """Return the sentence about a session that began again."""
+    """Return the sentence about a session that started again."""
     match cause:
         case "cooled_down":
-            reason = "had cooled down after a time without use"
+            reason = "cooled down after a period without use"
         case "limit_reached":
             reason = "reached its maximum age"
         case "lost":
             reason = "lost its sandbox"
-    return f"The session {reason} and began again: variables and files are gone."
+    return f"The session {reason} and started again: its variables and files are gone."
 
 
 def loss(execution: Execution) -> str:

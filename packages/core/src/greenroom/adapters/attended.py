@@ -283,7 +283,8 @@ def _may_be_settled(marker: _Marker) -> bool:
 
 def _behind() -> InvalidRequest:
     return InvalidRequest(
-        "Nothing was run: a person is asked to approve a call of other code in this session. Run it again afterwards."
+        "Nothing was run: a person is being asked to approve a call of other code in this session. Run it again "
+        "afterwards."
     )
 
 

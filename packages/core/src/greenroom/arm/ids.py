@@ -62,8 +62,8 @@ class PoolId:
         if not _NAME.fullmatch(self.name):
             raise ArmError(
                 "InvalidResourceName",
-                "The name of a session pool must be 1 to 63 letters, digits and hyphens, the first one a letter and "
-                f"the last one no hyphen, not {self.name!r:.100}.",
+                "The name of a session pool must consist of 1 to 63 letters, digits and hyphens, begin with a letter "
+                f"and end with a letter or digit, not {self.name!r:.100}.",
                 "name",
             )
         return self
@@ -100,7 +100,9 @@ class PoolId:
         """
         if not _LOCATION.fullmatch(location):
             raise ArmError(
-                "InvalidLocation", f"The location must be ASCII letters and digits, not {location!r:.100}.", "location"
+                "InvalidLocation",
+                f"The location must consist of ASCII letters and digits, not {location!r:.100}.",
+                "location",
             )
         return f"https://{location.lower()}.dynamicsessions.io{self.sessions_path}"
 
@@ -139,7 +141,7 @@ def environment_id(subscription: str, group: str, environment: str) -> str:
     if not _ENVIRONMENT.fullmatch(environment):
         raise ArmError(
             "InvalidResourceName",
-            f"The environment must be letters, digits and ._()-, not {environment!r:.100}.",
+            f"The environment must consist of letters, digits and ._()-, not {environment!r:.100}.",
             "environmentId",
         )
     return (
@@ -170,8 +172,8 @@ def check_group(group: str) -> str:
     if not _GROUP.fullmatch(group):
         raise ArmError(
             "InvalidResourceGroup",
-            "The name of a resource group must be 1 to 90 letters, digits or characters of '-_.()', and must not end "
-            f"with a period, not {group!r:.100}.",
+            "The name of a resource group must consist of 1 to 90 letters, digits or characters of '-_.()', and must "
+            f"not end with a period, not {group!r:.100}.",
             "resourceGroupName",
         )
     return group

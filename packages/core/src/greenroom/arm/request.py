@@ -85,11 +85,11 @@ class Wanted:
         if self.cooldown_period is not None and self.max_alive_period is not None:
             raise InvalidRequest("A pool must have either --cooldown-period or --max-alive-period, not both.")
         if self.max_alive_period is not None and self.lifecycle_type is Lifecycle.TIMED:
-            raise InvalidRequest("--max-alive-period must come with --lifecycle-type OnContainerExit, not Timed.")
+            raise InvalidRequest("--max-alive-period must be used with --lifecycle-type OnContainerExit, not Timed.")
         if self.cooldown_period is not None and self.lifecycle_type is Lifecycle.ON_CONTAINER_EXIT:
-            raise InvalidRequest("--cooldown-period must come with --lifecycle-type Timed, not OnContainerExit.")
+            raise InvalidRequest("--cooldown-period must be used with --lifecycle-type Timed, not OnContainerExit.")
         if self.registry_password is not None and self.registry_username is None:
-            raise InvalidRequest("--registry-password must come with --registry-username.")
+            raise InvalidRequest("--registry-password must be used with --registry-username.")
 
     @property
     def container_options(self) -> list[str]:
@@ -160,7 +160,7 @@ def new_resource(name: str, wanted: Wanted, template: Mapping[str, Any] | None =
         if in_azure and not properties.get("environmentId"):
             raise InvalidRequest("A pool of custom containers in Azure must have an --environment.")
     elif options := wanted.container_options:
-        raise InvalidRequest(f"{options[0]} must come with --container-type CustomContainer, not {brief(kind)}.")
+        raise InvalidRequest(f"{options[0]} must be used with --container-type CustomContainer, not {brief(kind)}.")
     _set_identity(resource, wanted)
     _set_engine(resource, wanted)
     if not resource.get("location"):
@@ -186,7 +186,7 @@ def changes(wanted: Wanted, existing: Mapping[str, Any]) -> Object:
         of_pool = _object(existing.get("properties"), "properties")
         kind = of_pool.get("containerType")
         if kind != ContainerType.CUSTOM_CONTAINER:
-            raise InvalidRequest(f"{options[0]} must be for a pool of type CustomContainer, not {brief(kind)}.")
+            raise InvalidRequest(f"{options[0]} must be used with a pool of type CustomContainer, not {brief(kind)}.")
         template = json.loads(json.dumps(of_pool.get("customContainerTemplate") or {}))
         properties["customContainerTemplate"] = template
         _set_container(properties, wanted, str(existing.get("name", "")))
@@ -351,7 +351,7 @@ def _pairs(texts: Sequence[str], option: str) -> list[tuple[str, str]]:
     for text in _texts(texts) or ():
         name, equals, value = text.partition("=")
         if not equals or not name:
-            raise InvalidRequest(f"{option} must have the form name=value; one has no name or no equals sign.")
+            raise InvalidRequest(f"{option} must have the form name=value; a value has no name or no equals sign.")
         pairs.append((name, value))
     return pairs
 

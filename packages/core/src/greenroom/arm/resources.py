@@ -191,7 +191,9 @@ class _Read:
         for name, value in (("name", pool.name), ("id", pool.path)):
             given = self.node.text(name)
             if given is not None and given.casefold() != value.casefold():
-                raise ArmError("InvalidResourceName", f"The {name} must be that in the path, not {given!r:.200}.", name)
+                raise ArmError(
+                    "InvalidResourceName", f"The {name} must equal that in the path, not {given!r:.200}.", name
+                )
 
     def location(self) -> str | None:
         location = self.node.text("location")
@@ -208,7 +210,7 @@ class _Read:
             if not isinstance(value, str) and not (nulls and value is None):
                 raise node.invalid(name[:100], "must be a string")
         if name := next((name for name in found if name.casefold() == DECLARED_TAG), None):
-            raise node.invalid(name, "must be absent: it marks the pools of the server's own options")
+            raise node.invalid(name, "must not be set: it marks pools that the server's own options declare")
         return {name: value for name, value in found.items() if nulls or value is not None}
 
     def identity(self, *, nulls: bool = False) -> dict[str, Any] | None:
@@ -219,7 +221,7 @@ class _Read:
         for name in ("principalId", "tenantId"):
             found.pop(name, None)
         if unknown := sorted(found.keys() - {"type", "userAssignedIdentities"}):
-            raise node.invalid(unknown[0][:100], "is unknown; known are type and userAssignedIdentities")
+            raise node.invalid(unknown[0][:100], "is unknown; the known properties are type and userAssignedIdentities")
         if not isinstance(found.get("type", ""), str):
             raise node.invalid("type", "must be a string")
         users = found.get("userAssignedIdentities")
@@ -241,7 +243,7 @@ class _Read:
 def _check(resource: Resource) -> None:
     """Check the result of a request: a patch is validated by its result."""
     if len(resource.tags) > _MOST_TAGS:
-        raise InvalidProperty(f"tags must be at most {_MOST_TAGS}, not {len(resource.tags)}.", "tags")
+        raise InvalidProperty(f"tags must have at most {_MOST_TAGS} entries, not {len(resource.tags)}.", "tags")
     for name, value in resource.tags.items():
         if not 1 <= len(name) <= _LONGEST_TAG_NAME or len(value) > _LONGEST_TAG_VALUE:
             raise InvalidProperty(
@@ -253,7 +255,7 @@ def _check(resource: Resource) -> None:
     del options
     names = [secret["name"] for secret in resource.properties.get("secrets", ()) if "name" in secret]
     if len(set(names)) < len(names):
-        raise InvalidProperty("properties.secrets must have each name once.", "properties.secrets")
+        raise InvalidProperty("properties.secrets must not repeat a name.", "properties.secrets")
 
 
 def _container_type(properties: Properties) -> ContainerType:
@@ -307,6 +309,4 @@ def _without_nulls(value: Any) -> Any:
 
 
 def _unchangeable(path: str) -> ArmError:
-    return ArmError(
-        "PropertyChangeNotAllowed", f"{path} must stay as it is: a pool of another kind is a new pool.", target=path
-    )
+    return ArmError("PropertyChangeNotAllowed", f"{path} cannot be changed: create another pool instead.", target=path)

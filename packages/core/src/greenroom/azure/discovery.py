@@ -43,7 +43,7 @@ async def find(endpoint: str, settings: AzureSettings, given: Collection[str]) -
     if pool is None and not parts.scheme:
         pool = PoolId.parse(parts.path)  # its error shows the form of an id
     if "server" in given and (pool is None or parts.scheme):
-        raise InvalidRequest("The option server must come with a pool id that does not contain a server.")
+        raise InvalidRequest("The option server must be used with a pool id that does not contain a server.")
     if pool is None:
         if is_dynamic_sessions(endpoint):
             settings = _without_foreign_keys(settings, given)

@@ -114,7 +114,7 @@ def _examine(name: str, url: str = "") -> Iterator[Finding]:
     yield Finding(
         f"{name}: packages",
         not absent,
-        f"absent: {', '.join(map(str, absent))}" if absent else "the usual ones",
+        f"missing: {', '.join(map(str, absent))}" if absent else "all usual ones installed",
         f"Code cannot import {', '.join(map(str, absent))}. Install the missing packages: {install}" if absent else "",
     )
     if scheme == "bubblewrap":
@@ -130,7 +130,7 @@ def _examine(name: str, url: str = "") -> Iterator[Finding]:
         yield Finding(
             f"{name}: bytecode",
             not slow,
-            "missing" if slow else "there",
+            "missing" if slow else "present",
             "The packages have no bytecode: each sandbox compiles them and starts slowly. Fix this with: "
             f"{command} (uv does so with --compile-bytecode)"
             if slow

@@ -24,7 +24,7 @@ PricesFile = Annotated[
     ),
 ]
 NO_PRICE_HINT = (
-    "No price is set: give a list with --prices or GREENROOM_PRICES. docs/telemetry.md describes its format."
+    "No price is set: pass a price list with --prices or GREENROOM_PRICES. docs/telemetry.md describes its format."
 )
 
 

@@ -85,7 +85,7 @@ def build(
     """
     wheels = sorted(find_links.glob("*.whl")) if find_links else []
     if find_links and not wheels:
-        raise typer.BadParameter(f"{find_links} has no wheels.", param_hint="--find-links")
+        raise typer.BadParameter(f"{find_links} contains no wheels.", param_hint="--find-links")
     if container_type not in {ContainerType.PYTHON_LTS, ContainerType.NODE_LTS}:
         raise typer.BadParameter(f"There is no image for {container_type}.", param_hint="--container-type")
     # These need an extra; the rest of the command line works without it.

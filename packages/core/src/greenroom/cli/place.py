@@ -192,7 +192,7 @@ def needs_azure() -> Generator[None, None, None]:
         yield
     except ImportError as error:
         raise EngineUnavailable(
-            f"Commands of pools and sessions need {error.name}. Install it: pip install 'greenroom[azure]'."
+            f"The pool and session commands need {error.name}. Install it: pip install 'greenroom[azure]'."
         ) from error
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Create, change, list and delete pools, on a server or in Azure.")
 
-_SIZE, _CONTAINER, _REGISTRY, _IDENTITY = "Size and life", "Custom containers", "Registry", "In Azure only"
+_SIZE, _CONTAINER, _REGISTRY, _IDENTITY = "Size and lifetime", "Custom containers", "Registry", "In Azure only"
 
 Name = Annotated[
     str, typer.Option("--name", "-n", help="The pool.", metavar="NAME", autocompletion=places.complete_pool)
@@ -225,7 +225,7 @@ def show(
         async with place.client() as client:
             return await client.get(pool)
 
-    _print_one(places.run(work, f"Asking for {name}"), output)
+    _print_one(places.run(work, f"Getting {name}"), output)
 
 
 @app.command("list")
@@ -243,7 +243,7 @@ def list_pools(
         async with place.client() as client:
             return await client.list(place.subscription, place.resource_group)
 
-    found = places.run(work, "Asking for pools")
+    found = places.run(work, "Getting the pools")
     if output is Format.JSON:
         places.print_json(found)
     elif not found:
@@ -267,7 +267,7 @@ def delete(
     pool = place.pool(name)
     if not yes:
         if not (sys.stdin.isatty() and sys.stderr.isatty()):
-            raise InvalidRequest("A deletion must be confirmed with --yes without a terminal.")
+            raise InvalidRequest("Without a terminal, a deletion must be confirmed with --yes.")
         typer.confirm(f"Delete the pool {name} and its sessions?", abort=True, err=True)
 
     async def work(on_state: Callable[[str], None]) -> bool:
@@ -275,7 +275,7 @@ def delete(
             return await client.delete(pool, wait=not no_wait, on_state=on_state)
 
     if not places.run(work, f"Deleting {name}"):
-        print_line(f"There was no pool {name!r}.")
+        print_line(f"The pool {name!r} did not exist.")
 
 
 def _wanted(given: dict[str, Any]) -> Wanted:
@@ -299,7 +299,7 @@ def _print_one(resource: dict[str, Any], output: Format) -> None:
             "network": pool.network,
             "image": pool.image,
             "engine": pool.engine,
-            "declared": "in the server's own options; cannot be changed here" if pool.declared else "",
+            "declared": "in the server's own options, so it cannot be changed here" if pool.declared else "",
             "resource group": pool.resource_group,
             "location": pool.location,
             "endpoint": pool.endpoint,

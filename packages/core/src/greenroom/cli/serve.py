@@ -40,7 +40,9 @@ def serve(
     ] = None,
     host: Annotated[str | None, typer.Option(help="The address to listen on.", show_default="127.0.0.1")] = None,
     port: Annotated[int | None, typer.Option(help="The port; 0 for any free one.", show_default="8080")] = None,
-    strict: Annotated[bool | None, typer.Option("--strict", help="Refuse what Azure's specification refuses.")] = None,
+    strict: Annotated[
+        bool | None, typer.Option("--strict", help="Reject requests that Azure's specification does not allow.")
+    ] = None,
     api_key_file: Annotated[Path | None, typer.Option(help="Digests of the API keys; see greenroom api-key.")] = None,
     management_key_file: Annotated[
         Path | None, typer.Option(help="Digests of the keys that can create, change and delete pools.")
@@ -76,7 +78,7 @@ def serve(
         typer.Option(help="The URL that clients use if the server is behind a proxy.", metavar="URL"),
     ] = None,
     shutdown_grace: Annotated[
-        float | None, typer.Option(help="Seconds that executions have to end at shutdown.", show_default="30")
+        float | None, typer.Option(help="Seconds for running executions to end at shutdown.", show_default="30")
     ] = None,
 ) -> None:
     """Serve Azure's dynamic sessions API from sandboxes on this machine, and manage its session pools.

@@ -108,7 +108,7 @@ def shell(
     Each command runs in a new shell: files are kept for the next one, but not variables or the working directory.
     """
     if command is None and not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise InvalidRequest("--command must be given without a terminal.")
+        raise InvalidRequest("Without a terminal, --command must be given.")
     with _session(Place.of(server, subscription, resource_group), pool, identifier, session_pool_location) as session:
         if command is None:
             raise typer.Exit(converse_in_shell(session, timeout))
@@ -238,7 +238,7 @@ def list_sessions(
     elif not found:
         print_line(f"The pool {pool!r} has no sessions.")
     else:
-        titles = ["identifier", "created", "last used", "ends without use"]
+        titles = ["identifier", "created", "last used", "ends if unused"]
         places.print_table(titles, [_row_of(session) for session in found])
 
 
@@ -261,7 +261,7 @@ def show(
     if output is Format.JSON:
         places.print_json(_json_of(found))
     else:
-        names = ["identifier", "created", "last used", "ends without use"]
+        names = ["identifier", "created", "last used", "ends if unused"]
         places.print_fields(dict(zip(names, _row_of(found), strict=True)))
 
 
@@ -286,7 +286,7 @@ def _pool(place: Place, name: str, location: str | None) -> Generator[SessionPoo
     url = f"{place.server}{place.pool(name)}"
     if location is not None:
         if not place.in_azure:
-            raise InvalidRequest("--session-pool-location must come with --subscription: it is an Azure region.")
+            raise InvalidRequest("--session-pool-location must be used with --subscription: it is an Azure region.")
         url = place.pool(name).sessions_url(location)
     try:
         with connect(url) as pool:

@@ -45,7 +45,7 @@ def top(
             "--pool", "--name", "-n", help="Show only one pool.", metavar="NAME", autocompletion=places.complete_pool
         ),
     ] = None,
-    interval: Annotated[float, typer.Option(help="Seconds between two refreshes.", metavar="N")] = 2.0,
+    interval: Annotated[float, typer.Option(help="Seconds between refreshes.", metavar="N")] = 2.0,
     once: Annotated[bool, typer.Option("--once", help="Print once and exit, as without a terminal.")] = False,
     prices: PricesFile = None,
     output: Output = Format.TABLE,
@@ -69,7 +69,7 @@ def top(
             async with place.client() as client:
                 return await client.overview()
 
-        seen = _only(places.run(work, "Asking for pools"), wanted)
+        seen = _only(places.run(work, "Getting the pools"), wanted)
         if output is Format.JSON:
             places.print_json(_to_json(seen, list_of_prices))
         else:
@@ -197,7 +197,7 @@ def _saturation(state: PoolState) -> float | None:
 def _pool_cells(state: PoolState, share: float | None, prices: Prices, blocks: str = "") -> list[str]:
     status, usage = state.status, state.usage
     if status is None:
-        return [printable(state.name), state.container_type, "does not answer"]
+        return [printable(state.name), state.container_type, "does not respond"]
     sessions = f"{status.executing + status.idle:,} of {status.limit or '?'}"
     saturation = _saturation(state)
     shown = "" if saturation is None else f"{saturation:.0%}"

@@ -38,11 +38,11 @@ def usage(
             "--pool", "--name", "-n", help="Show only one pool.", metavar="NAME", autocompletion=places.complete_pool
         ),
     ] = None,
-    by: Annotated[GroupBy, typer.Option(help="What each row sums up.", **one_of(GroupBy))] = GroupBy.POOL,
+    by: Annotated[GroupBy, typer.Option(help="How to group the sessions into rows.", **one_of(GroupBy))] = GroupBy.POOL,
     since: Annotated[
         str | None,
         typer.Option(
-            help="Only sessions that have ended since this time or within 30m, 24h, 7d; and current sessions.",
+            help="Count only current sessions and those that ended since this time, or within 30m, 24h or 7d.",
             show_default="everything that the server keeps",
             metavar="TIME",
         ),
@@ -73,7 +73,7 @@ def usage(
         async with place.client() as client:
             return await client.usage(parameters)
 
-    report = places.run(work, "Asking for usage")
+    report = places.run(work, "Getting the usage")
     if output is Format.JSON:
         places.print_json(_to_json(report, by, wanted))
     elif not report.total.sessions and not report.spare_cpu:
@@ -121,7 +121,7 @@ def _print(report: UsageReport, by: GroupBy, prices: Prices) -> None:
     if report.total.unmeasured:
         print_line(f"The processor time and memory of {report.total.unmeasured:,} sessions are unknown.")
     if _ESTIMATES in report.total.sources:
-        print_line("The processor time and memory of some are estimates: there are no control groups.")
+        print_line("Some processor times and memory values are estimates, as control groups are missing.")
     if report.dropped:
         print_line(f"{report.dropped:,} records could not be written: ended sessions may be missing.")
     if lacks_price(*sum_costs(prices, report.total)):

@@ -38,7 +38,7 @@ def with_template(options: Mapping[str, Any]) -> dict[str, Any]:
     if template is None:
         if secrets is not None:
             raise InvalidRequest(
-                "The option secrets must come with a template: it sets the values of the template's secrets."
+                "The option secrets must be used with a template: it sets the values of the template's secrets."
             )
         return options
     if options.get("container") is not None:
@@ -89,7 +89,7 @@ class _Template:
         if kind == ContainerType.CUSTOM_CONTAINER:
             options |= self._container()
         else:
-            properties.refuse("customContainerTemplate", f"must come with the type CustomContainer, not {kind}")
+            properties.refuse("customContainerTemplate", f"must be used with the type CustomContainer, not {kind}")
         self._identities()
         self._mcp_server()
         properties.done()

@@ -188,11 +188,13 @@ class PoolSettings(BaseModel):
         if self.container is None and self.container_type is ContainerType.CUSTOM_CONTAINER:
             raise ValueError("container or template must be given for the container type CustomContainer")
         if self.container is not None and self.container_type is not ContainerType.CUSTOM_CONTAINER:
-            raise ValueError(f"container must come with the container type CustomContainer, not {self.container_type}")
+            raise ValueError(
+                f"container must be used with the container type CustomContainer, not {self.container_type}"
+            )
         if self.idle_after is not None and self.container is not None:
             raise ValueError("idle_after cannot be combined with the container type CustomContainer")
         if self.console_log and self.container is None:
-            raise ValueError("console_log must come with the container type CustomContainer")
+            raise ValueError("console_log must be used with the container type CustomContainer")
         if self.container is not None and self.env:
             raise ValueError("env must be set in the container for the container type CustomContainer")
         return self

@@ -98,7 +98,7 @@ async def call(sessions: Sessions, context: Context, tool: Tool, arguments: Mapp
             f"{advice}"
         )
     except SandboxLost as error:
-        return error_result(f"{error} The session has ended, with its variables and files.")
+        return error_result(f"{error} The session has ended; its variables and files are lost.")
     except GreenroomError as error:
         return error_result(str(error))
 

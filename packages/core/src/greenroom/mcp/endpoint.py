@@ -59,8 +59,8 @@ _GROWTH = 64 << 10
 _DEFAULT_LEVEL = "info"
 
 _INSTRUCTIONS = (
-    "Runs code and commands in isolated sandboxes. The result of a tool names its session_id: pass it on to "
-    "find variables and files again. Files are kept in /mnt/data, and are resources: {template}"
+    "Runs code and commands in isolated sandboxes. Each tool result includes a session_id: pass it to later calls to "
+    "keep variables and files. Files are stored in /mnt/data and are available as resources: {template}"
 )
 
 
@@ -81,7 +81,7 @@ class Peer:
             ProtocolError: another request with this id is running.
         """
         if request.id in self.running:
-            raise ProtocolError(INVALID_REQUEST, "The id of a request must not be that of one that is running.")
+            raise ProtocolError(INVALID_REQUEST, "The id of a request must not be that of a running request.")
         self.running[request.id] = task
 
     def end(self, request: Request) -> None:
@@ -212,7 +212,7 @@ class Endpoint:
         method = methods.get(request.method)
         if method is None:
             raise ProtocolError(
-                METHOD_NOT_FOUND, f"The version {context.version} has no method {brief(request.method)} on this server."
+                METHOD_NOT_FOUND, f"Version {context.version} has no method {brief(request.method)} on this server."
             )
         return await method(self, request, peer, context)
 
@@ -311,12 +311,12 @@ class Endpoint:
             async with self.sessions.handles.using(handle) as identifier:
                 file = await backend.file(identifier, path)
                 if context.reserve is not None and not context.reserve(_COPIES * file.size):
-                    raise ProtocolError(TOO_BUSY, "The server holds too much for other requests.", {"uri": uri})
+                    raise ProtocolError(TOO_BUSY, "The server's memory for requests is full. Try again.", {"uri": uri})
                 limit = min(file.size + _GROWTH, DOWNLOAD_LIMIT, backend.file_limit)
                 content = await download(backend, identifier, path, limit)
         except (UnknownHandle, FileNotFoundError, InvalidRequest) as error:
             code = INVALID_PARAMS if context.version == STATELESS else RESOURCE_NOT_FOUND
-            raise ProtocolError(code, str(error) or "The session has ended, or is not yours.", {"uri": uri}) from None
+            raise ProtocolError(code, str(error) or "The session has ended or is not yours.", {"uri": uri}) from None
         except GreenroomError as error:
             raise ProtocolError(INTERNAL_ERROR, str(error), {"uri": uri}) from None
         return {"contents": [await asyncio.to_thread(resources.contents_of, uri, file, content)], **_private()}
@@ -329,7 +329,7 @@ def _tools(container_type: ContainerType, lists_sessions: bool, azures: bool) ->
 
 def _check_cursor(request: Request) -> None:
     if (cursor := request.params.get("cursor")) is not None:
-        raise ProtocolError(INVALID_PARAMS, f"The cursor must be one of this server, not {brief(cursor)}.")
+        raise ProtocolError(INVALID_PARAMS, f"The cursor must be one that this server returned, not {brief(cursor)}.")
 
 
 def _public() -> Json:

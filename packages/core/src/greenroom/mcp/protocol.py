@@ -116,7 +116,7 @@ def parse(content: bytes) -> Json:
             raise ProtocolError(INVALID_REQUEST, f"A message must have at most {_MOST_VALUES} values.")
         return json.loads(content, parse_constant=_not_a_constant)
     except TooDeep as error:
-        raise ProtocolError(INVALID_REQUEST, f"A message must not be nested so deep: {error}.") from None
+        raise ProtocolError(INVALID_REQUEST, f"A message must not be nested so deeply: {error}.") from None
     except (ValueError, RecursionError):
         raise ProtocolError(PARSE_ERROR, "A message must be JSON in UTF-8.") from None
 
@@ -142,7 +142,7 @@ def read(value: Json) -> Message:
     if "method" not in fields and has_id and ("result" in fields or "error" in fields):
         return Answer()
     if not isinstance(method, str):
-        raise ProtocolError(INVALID_REQUEST, "A message must have a 'method', which is a string.", id=known)
+        raise ProtocolError(INVALID_REQUEST, "A message must have a 'method' that is a string.", id=known)
     if "id" in fields and not has_id:
         raise ProtocolError(INVALID_REQUEST, f"The id of a request must be a string or an integer, not {_kind(id_)}.")
     params = _object(fields.get("params"), "The params of a message", known)
@@ -180,7 +180,7 @@ def read_batch(values: list[Json], version_: str) -> list[Message | ProtocolErro
         ProtocolError: this version has no batches, or the batch is empty or too long.
     """
     if version_ != OLDEST:
-        raise ProtocolError(INVALID_REQUEST, f"A batch must be of version {OLDEST}, not {version_}.")
+        raise ProtocolError(INVALID_REQUEST, f"A batch must use version {OLDEST}, not {version_}.")
     if not 1 <= len(values) <= MOST_IN_BATCH:
         raise ProtocolError(INVALID_REQUEST, f"A batch must have 1 to {MOST_IN_BATCH} messages, not {len(values)}.")
     messages = [_read_or_error(value) for value in values]

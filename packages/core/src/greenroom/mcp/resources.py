@@ -34,8 +34,8 @@ def template() -> Json:
     return {
         "uriTemplate": TEMPLATE,
         "name": "session-file",
-        "title": "A file of a session",
-        "description": "A file in /mnt/data of a session. The path is relative to that directory.",
+        "title": "A session file",
+        "description": "A file in a session's /mnt/data. The path is relative to that directory.",
     }
 
 

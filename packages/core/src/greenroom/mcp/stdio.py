@@ -115,7 +115,7 @@ class Stdio:
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None and not isinstance(error, ClientGone):
-            asyncio.get_running_loop().call_exception_handler({"message": "an answer failed", "exception": error})
+            asyncio.get_running_loop().call_exception_handler({"message": "a response failed", "exception": error})
 
     def _note(self, message: Notification) -> None:
         if message.method == "notifications/cancelled":

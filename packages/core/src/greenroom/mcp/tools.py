@@ -20,10 +20,10 @@ from greenroom.untrusted import brief
 Kind = Literal["string", "number"]
 
 # Agent Framework reserves an argument named `session`.
-SESSION = "The session to work in, as an earlier result named it."
-NEW_SESSION = "The session to continue, as an earlier result named it. Without it, a new session begins."
-_STARTS = "Without a session_id a new session begins, and the result names it."
-_LIFETIME = "Sessions end when they are not used for a while."
+SESSION = "The session to use, from an earlier result."
+NEW_SESSION = "The session to continue, from an earlier result. Without it, a new session starts."
+_STARTS = "Without a session_id, a new session starts, and the result includes its id."
+_LIFETIME = "Sessions end after a period without use."
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,9 +148,12 @@ _EXECUTION = _object(
         "files": _FILES,
         "files_omitted": _INTEGER,
         "duration": {"type": "number", "description": "Seconds."},
-        "state_lost": {"type": "boolean", "description": "Whether variables are gone; files stay."},
+        "state_lost": {"type": "boolean", "description": "Whether the variables were lost; files are kept."},
         "session_restarted": _TEXT_OR_NONE,
-        "truncated": {"type": "integer", "description": "Bytes of output over the pool's limit."},
+        "truncated": {
+            "type": "integer",
+            "description": "Bytes of output dropped because they exceeded the pool's limit.",
+        },
     }
 )
 _ENVIRONMENT = _object({"environmentId": _TEXT})
@@ -185,7 +188,7 @@ def tools_of(container_type: ContainerType, *, lists_sessions: bool, azures: boo
     if container_type not in CODE_TOOLS:
         raise InvalidRequest(
             f"The pool must be of type {', '.join(CODE_TOOLS)} to have MCP tools, not {container_type}: its containers "
-            "take requests of their own kind."
+            "define their own HTTP interface."
         )
     listing = _LISTING if lists_sessions else ()
     tools = (*_own(container_type), *listing, *(_azures(container_type) if azures else ()))
@@ -238,14 +241,14 @@ def _own(container_type: ContainerType) -> tuple[Tool, ...]:
         Tool(
             name="write_file",
             title="Write a file",
-            description=f"Write a file in /mnt/data; one of that name is replaced. {_STARTS}",
+            description=f"Write a file in /mnt/data, replacing any file of that name. {_STARTS}",
             does="write_file",
             parameters=(
                 Parameter("path", PATH),
-                Parameter("content", "The whole content."),
+                Parameter("content", "The complete content."),
                 Parameter(
                     "encoding",
-                    "How the content is written: text (the default), or base64 for binary files.",
+                    "The encoding of the content: text (the default), or base64 for binary files.",
                     required=False,
                     values=("text", "base64"),
                 ),
@@ -268,7 +271,7 @@ def _own(container_type: ContainerType) -> tuple[Tool, ...]:
         Tool(
             name="reset_session",
             title="Reset a session",
-            description="Empty a session: its variables, files and processes are gone, and it can be used again.",
+            description="Reset a session: its variables, files and processes are removed, and it can be used again.",
             does="reset_session",
             parameters=(_REQUIRED_SESSION,),
             output=_object({"session_id": _SESSION}),
@@ -278,7 +281,7 @@ def _own(container_type: ContainerType) -> tuple[Tool, ...]:
         Tool(
             name="end_session",
             title="End a session",
-            description="End a session that is no longer needed, with its variables and files.",
+            description="End a session that is no longer needed; its variables and files are deleted.",
             does="end_session",
             parameters=(_REQUIRED_SESSION,),
             output=_object({"session_id": _TEXT}),
@@ -292,7 +295,7 @@ _LISTING = (
     Tool(
         name="list_sessions",
         title="List sessions",
-        description="List your sessions that have begun and have not ended.",
+        description="List your sessions that have started and not ended.",
         does="list_sessions",
         parameters=(),
         output=_object(

@@ -38,7 +38,7 @@ class Priced(BaseModel):
         missing += [name for name in Priced.model_fields if getattr(self, name) is None]
         if missing:
             given = next(name for name, price in prices.items() if price is not None)
-            raise ValueError(f"{given} must come with {' and '.join(missing)}")
+            raise ValueError(f"{given} must be used with {' and '.join(missing)}")
         return self
 
 

@@ -99,7 +99,7 @@ def _with_a_way(execution: Execution, hint: str, *, is_node: bool = False) -> st
         return hint
     given = "package-lock.json" if is_node else "requirements.txt"
     if execution.packages_from == "option":
-        way = f'packages="{given}", where the pool is opened'
+        way = f'packages="{given}" when opening the pool'
     else:
         way = f"greenroom image build{' --container-type NodeLTS' if is_node else ''} --with {given}"
     return f"{hint} The application can add packages: {way}."
@@ -110,7 +110,7 @@ def _about_a_node_package(error: ExecutionError) -> str:
     if missing := _MISSING_NODE_PACKAGE.match(value):
         return f"The package {missing[1]!r} is not installed here. Use another one."
     if _NPM_COMMAND.match(value):
-        return "Packages cannot be installed here. Use those that are there."
+        return "Packages cannot be installed here. Use the installed ones."
     return ""
 
 
@@ -126,11 +126,11 @@ def _about_node(error: ExecutionError) -> str:
 
 def _about_an_installation(error: ExecutionError | None, output: str) -> str:
     if failed := _FAILED_INSTALLATION.search(output):
-        return f"The package {failed[1]!r} cannot be installed here. Use the packages that are there."
+        return f"The package {failed[1]!r} cannot be installed here. Use the installed packages."
     if _NO_INSTALLER.search(output) or (
         error and error.name == "CalledProcessError" and _PIP_COMMAND.search(error.value[:_LONGEST])
     ):
-        return "Packages cannot be installed here. Use those that are there."
+        return "Packages cannot be installed here. Use the installed ones."
     return ""
 
 
@@ -160,5 +160,5 @@ def _about_an_encoding(error: ExecutionError) -> str:
 def _about_memory(error: ExecutionError) -> str:
     # Without a position, the process was killed, and the error says why.
     if error.name.lstrip("_") in {"ArrayMemoryError", "MemoryError"} and (error.summary or error.traceback):
-        return "The session's memory is limited. Work on a part of the data at a time."
+        return "The session's memory is limited. Process the data in parts."
     return ""

@@ -24,8 +24,8 @@ class Outcome:
 
 
 INTERRUPTED = SandboxLost(
-    "The server ended while the execution was running, and the session ended with it. Whether the code ran to its end "
-    "is unknown."
+    "The server ended while the execution was running, and the session ended with it. Whether the code completed is "
+    "unknown."
 )
 """The outcome of an execution that was running when its server was killed."""
 

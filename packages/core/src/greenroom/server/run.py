@@ -259,7 +259,7 @@ async def _guards(settings: ServerSettings) -> AsyncGenerator[_Guards, None]:
         metrics = read_keys(settings.metrics_key_file.expanduser()) if settings.metrics_key_file else {}
         purposes = [set(digests.values()) for digests in (sessions, management, metrics)]
         if len(set[str]().union(*purposes)) < sum(map(len, purposes)):
-            raise InvalidRequest("A key must be for either sessions, management or metrics, not for two of them.")
+            raise InvalidRequest("A key must be for sessions, management or metrics, not for several of them.")
         using: list[Guard] = [ApiKeys(sessions)] if sessions else []
         managing: list[Guard] = [ApiKeys(management)] if management else []
         if (entra := settings.entra) is not None:
@@ -271,8 +271,8 @@ async def _guards(settings: ServerSettings) -> AsyncGenerator[_Guards, None]:
                 managing.append(EntraTokens(entra, keys, management=True))
         if not using and not settings.is_local:
             raise InvalidRequest(
-                f"A server without credentials must listen on 127.0.0.1, not {settings.host!r}, which others can "
-                f"reach. Give it --api-key-file, {KEY_VARIABLE} or --entra-tenant."
+                f"A server without credentials must listen on 127.0.0.1, not {settings.host!r}, which other "
+                f"machines can reach. Give it --api-key-file, {KEY_VARIABLE} or --entra-tenant."
             )
         manager = EitherOf(managing) if managing else None
         reader = EitherOf([*using, ApiKeys(metrics)]) if metrics else None

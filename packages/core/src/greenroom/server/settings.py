@@ -101,7 +101,7 @@ class ServerSettings(BaseModel):
     def _tls_is_whole(self) -> Self:
         if (self.certfile is None) != (self.keyfile is None):
             given, missing = ("certfile", "keyfile") if self.certfile is not None else ("keyfile", "certfile")
-            raise ValueError(f"{given} must come with {missing}, not alone")
+            raise ValueError(f"{given} must be used with {missing}, not alone")
         if self.certfile is not None and self.tls_self_signed:
             raise ValueError(f"certfile must not be {str(self.certfile)!r} if tls_self_signed is set")
         return self

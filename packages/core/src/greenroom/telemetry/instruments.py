@@ -54,23 +54,25 @@ START_FAILURES = Instrument("greenroom.sandbox.start.failures", "Sandboxes that 
 SANDBOX_ENDS = Instrument("greenroom.sandbox.ends", "Sandboxes taken out of service.", "", ("cause",))
 ENGINE_LOSSES = Instrument("greenroom.engine.losses", "How often the engine stopped starting sandboxes.")
 ALLOCATIONS = Instrument("greenroom.session.allocations", "Sessions that got a sandbox, ready or not.", "", ("start",))
-WAIT = Instrument("greenroom.session.wait.duration", "The wait of a session for its sandbox.", "s", (), _SECONDS)
+WAIT = Instrument("greenroom.session.wait.duration", "How long a session waited for its sandbox.", "s", (), _SECONDS)
 REFUSALS = Instrument("greenroom.session.refusals", "Sessions that got no sandbox.", "", ("reason",))
 LIFE = Instrument("greenroom.session.duration", "How long a session held its sandbox.", "s", ("cause",), _LIVES)
-PEAK = Instrument("greenroom.session.memory.peak", "The most memory of a session, at its end.", "By", (), _BYTES)
+PEAK = Instrument(
+    "greenroom.session.memory.peak", "The peak memory of a session, recorded at its end.", "By", (), _BYTES
+)
 EXECUTION = Instrument(
-    "greenroom.execution.duration", "The time of an execution in its sandbox.", "s", ("work", "status"), _SECONDS
+    "greenroom.execution.duration", "How long an execution ran in its sandbox.", "s", ("work", "status"), _SECONDS
 )
 EXECUTION_ERRORS = Instrument(
     "greenroom.execution.errors",
-    "Executions with an error, by its class if that is known.",
+    "Executions with an error, by the class of the error if known.",
     "",
     ("error_type",),
 )
 OUTPUT = Instrument("greenroom.execution.output", "Characters of text that executions wrote.")
 CALLS = Instrument(
     "greenroom.tool.call.duration",
-    "The time of a call of the application's tools, by its outcome.",
+    "How long a call to one of the application's tools took, by outcome.",
     "s",
     ("outcome",),
     (*_SECONDS, 3600.0, 86400.0),
@@ -79,7 +81,7 @@ TRANSFERS = Instrument("greenroom.transfers", "Files uploaded and downloaded.", 
 TRANSFER_SIZE = Instrument("greenroom.transfer.size", "Bytes of files moved.", "By", ("direction",))
 REQUESTS = Instrument(
     "http.server.request.duration",
-    "The time of a request to the server.",
+    "How long a request to the server took.",
     "s",
     ("http_request_method", "http_route", "http_response_status_code"),
     _SECONDS,
@@ -143,25 +145,31 @@ def measurements(event: TelemetryEvent) -> Iterator[Measurement]:
 
 # The state of a pool, read on request
 
-READY_PODS = Instrument("PoolReadyPodCount", "Ready sandboxes, by the name of Azure's metric.", gauge=True)
-EXECUTING_PODS = Instrument("PoolExecutingPodCount", "Those of sessions, by the name of Azure's metric.", gauge=True)
-PENDING_PODS = Instrument("PoolPendingPodCount", "Sandboxes that start, by the name of Azure's metric.", gauge=True)
+READY_PODS = Instrument("PoolReadyPodCount", "Ready sandboxes, under the name of Azure's metric.", gauge=True)
+EXECUTING_PODS = Instrument(
+    "PoolExecutingPodCount", "Sandboxes of sessions, under the name of Azure's metric.", gauge=True
+)
+PENDING_PODS = Instrument("PoolPendingPodCount", "Starting sandboxes, under the name of Azure's metric.", gauge=True)
 SANDBOXES = Instrument("greenroom.pool.sandboxes", "Sandboxes by state.", "", ("state",), gauge=True)
 LIMIT = Instrument("greenroom.pool.limit", "The maximum number of sandboxes.", gauge=True)
-WAITING = Instrument("greenroom.pool.waiting", "Sessions that wait for a sandbox.", gauge=True)
+WAITING = Instrument("greenroom.pool.waiting", "Sessions waiting for a sandbox.", gauge=True)
 FROZEN = Instrument("greenroom.pool.frozen", "Idle sessions whose processes are stopped.", gauge=True)
-PARKED = Instrument("greenroom.pool.parked", "Executions that wait for answers to calls of tools.", gauge=True)
-PARKED_CALLS = Instrument("greenroom.pool.parked.calls", "Calls of tools that wait for their answers.", gauge=True)
+PARKED = Instrument("greenroom.pool.parked", "Executions waiting for answers to tool calls.", gauge=True)
+PARKED_CALLS = Instrument("greenroom.pool.parked.calls", "Tool calls waiting for their answers.", gauge=True)
 READY_TARGET = Instrument("greenroom.pool.ready.target", "How many sandboxes should be ready.", gauge=True)
 SATURATION = Instrument(
-    "greenroom.pool.saturation", "Sessions, waiting ones too, divided by the limit.", "1", gauge=True
+    "greenroom.pool.saturation", "Sessions, including waiting ones, divided by the limit.", "1", gauge=True
 )
 RECENT = Instrument(
-    "greenroom.pool.recent.duration", "Waits and starts of the last thousand.", "s", ("of", "statistic"), gauge=True
+    "greenroom.pool.recent.duration",
+    "Durations of the last thousand waits and starts.",
+    "s",
+    ("of", "statistic"),
+    gauge=True,
 )
 MEMORY = Instrument("greenroom.pool.memory", "Memory of all sandboxes, as last sampled.", "By", gauge=True)
-SESSIONS = Instrument("greenroom.pool.sessions", "Sessions so far, the present ones included.")
-CPU_TIME = Instrument("greenroom.pool.cpu.time", "Time of processors of sandboxes.", "s", ("purpose",))
+SESSIONS = Instrument("greenroom.pool.sessions", "All sessions so far, including current ones.")
+CPU_TIME = Instrument("greenroom.pool.cpu.time", "Processor time of sandboxes.", "s", ("purpose",))
 MEMORY_TIME = Instrument("greenroom.pool.memory.time", "Memory of sandboxes over time.", "By.s", ("purpose",))
 
 STATE = (

@@ -43,7 +43,7 @@ class LogFile:
             os.close(self._open())
         except (OSError, ValueError) as error:
             raise InvalidRequest(
-                f"The option log must name a file that can be written, not {str(self._path)!r:.300}: {error}."
+                f"The option log must name a writable file, not {str(self._path)!r:.300}: {error}."
             ) from error
 
     @property
@@ -96,7 +96,7 @@ class LogFile:
         owned = sys.platform == "win32" or facts.st_uid == os.geteuid()
         if not stat.S_ISREG(facts.st_mode) or not owned:
             os.close(file)
-            raise OSError(errno.EPERM, "it must be a regular file of this user")
+            raise OSError(errno.EPERM, "it must be a regular file owned by this user")
         if sys.platform != "win32" and facts.st_mode & 0o077:
             os.fchmod(file, 0o600)  # it contains identifiers
         return file

@@ -36,7 +36,7 @@ from greenroom.telemetry.events import (
     Work,
 )
 
-_WORK = {Work.CODE: "An execution of code", Work.COMMAND: "A shell command", Work.REQUEST: "A request"}
+_WORK = {Work.CODE: "A code execution", Work.COMMAND: "A shell command", Work.REQUEST: "A request"}
 _MAX_NAME = 300
 """The maximum length of a name that others chose."""
 

@@ -21,7 +21,7 @@ class BareBackend:
 
     def request(self, identifier: str, request: HttpRequest, *, timeout: float | None) -> NoReturn:
         """Refuse, as there are no custom containers."""
-        raise InvalidRequest(f"The session {identifier!r} takes no requests: {request.method} {request.target}.")
+        raise InvalidRequest(f"The session {identifier!r} does not accept requests: {request.method} {request.target}.")
 
     async def resume(self, identifier: str, execution_id: str, **options: Any) -> NoReturn:
         """Refuse, as nothing is stored."""

@@ -30,7 +30,7 @@ def show(text):
 class CellSuite(Suite):
     """Cells: the event loop, what happens between them, the errors that they handle."""
 
-    def test_tasks_begin_without_await_and_run_between_executions(self, shared: Session) -> None:
+    def test_tasks_start_without_await_and_run_between_executions(self, shared: Session) -> None:
         shared.execute(
             "import asyncio\n"
             "async def job(result):\n"
@@ -93,7 +93,7 @@ class CellSuite(Suite):
         shared.execute("await asyncio.sleep(0)\ndecimal.setcontext(decimal.Context(prec=4))").raise_for_error()
         assert shared.execute("decimal.getcontext().prec").result == "4"
 
-    def test_what_comes_between_executions_belongs_to_the_next(self, shared: Session) -> None:
+    def test_output_between_executions_belongs_to_the_next(self, shared: Session) -> None:
         shared.execute(
             "import asyncio, threading, time\n"
             "shown = threading.Event()\n"

@@ -314,7 +314,7 @@ class ExecutionSuite(Suite):
 
     # The end of a session
 
-    def test_a_deleted_session_begins_anew(self, session: Session) -> None:
+    def test_a_deleted_session_starts_again(self, session: Session) -> None:
         session.execute("x = 1")
         session.upload(b"old", "old.txt")
         session.delete()
@@ -342,7 +342,7 @@ class ExecutionSuite(Suite):
             pool.session(identifier)
 
     @pytest.mark.parametrize("code", ["", "  \n", "'\ud800'"])
-    def test_empty_code_and_code_that_is_not_utf_8_is_refused(self, shared: Session, code: str) -> None:
+    def test_code_that_is_empty_or_not_utf_8_is_refused(self, shared: Session, code: str) -> None:
         shared.execute("x = 1")
         with pytest.raises(InvalidRequest, match="code"):
             shared.execute(code)

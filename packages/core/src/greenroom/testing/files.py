@@ -31,7 +31,7 @@ class FileSuite(Suite):
         with local.open("rb") as file:
             assert shared.upload(file).path == "/mnt/data/sales 2024.csv"
 
-    def test_what_the_code_writes_can_be_downloaded(self, shared: Session) -> None:
+    def test_files_written_by_the_code_can_be_downloaded(self, shared: Session) -> None:
         shared.execute("with open('/mnt/data/out.bin', 'wb') as f:\n    _ = f.write(bytes(range(256)))")
         assert shared.download("out.bin") == bytes(range(256))
 
@@ -79,7 +79,7 @@ class FileSuite(Suite):
         shared.upload(b"two", "a.txt")
         assert shared.download("a.txt") == b"two"
 
-    def test_names_may_be_unicode_and_have_spaces(self, session: Session) -> None:
+    def test_names_can_contain_unicode_and_spaces(self, session: Session) -> None:
         name = "Größe & 売上 (1).csv"
         session.upload(b"x", name)
         assert [file.name for file in session.files()] == [name]

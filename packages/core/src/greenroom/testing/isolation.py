@@ -121,7 +121,7 @@ class IsolationSuite(Suite):
         )
         assert _value(shared, code) == []
 
-    def test_the_supervisor_knows_nothing_that_the_code_does_not(self, shared: Session) -> None:
+    def test_the_supervisor_has_no_variables_that_the_code_lacks(self, shared: Session) -> None:
         code = (
             "names = []\ntry:\n    names = open(f'/proc/{os.getppid()}/environ').read().split('\\0')\n"
             "except OSError:\n    pass\n"

@@ -15,7 +15,7 @@ class JavaScriptSuite(JavaScriptEnds):
 
     # State
 
-    def test_what_a_cell_declares_persists_and_may_be_declared_again(self, session: Session) -> None:
+    def test_declarations_persist_and_can_be_repeated(self, session: Session) -> None:
         assert results(
             session,
             "const x = 41; let y = 1; var z = 0; class A { m() { return x } }; function f() { return [x, y, z] }",
@@ -48,7 +48,7 @@ class JavaScriptSuite(JavaScriptEnds):
             "let fixed = 7; fixed = 8",
         ) == ["[ 1, 2 ]", "8"]
 
-    def test_names_of_the_runtime_may_be_declared(self, session: Session) -> None:
+    def test_names_of_the_runtime_can_be_declared(self, session: Session) -> None:
         assert results(
             session,
             "const fs = require('fs'), crypto = 1, navigator = { userAgent: 'mine' }; let performance = 2",
@@ -169,7 +169,7 @@ class JavaScriptSuite(JavaScriptEnds):
         assert execution.result == "'after'"
         assert execution.truncated > 200 << 20
 
-    def test_what_earlier_code_writes_later_goes_to_the_next_execution(self, session: Session) -> None:
+    def test_late_output_of_earlier_code_goes_to_the_next_execution(self, session: Session) -> None:
         first = session.execute("setTimeout(() => { console.log('late'); throw new Error('of a timer') }, 10)")
         execution = session.execute("await new Promise(r => setTimeout(r, 300)); 1")
         assert first.stdout + execution.stdout == "late\n"

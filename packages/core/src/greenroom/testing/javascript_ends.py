@@ -121,7 +121,7 @@ class JavaScriptEnds(Suite):
         shared.execute("Error.stackTraceLimit = 10")
         assert shared.execute("6 * 7").result == "42"
 
-    def test_what_nothing_catches_fails_the_cell(self, shared: Session) -> None:
+    def test_an_uncaught_error_fails_the_cell(self, shared: Session) -> None:
         forever = "await new Promise(() => {})"
         cells = {
             f"setTimeout(() => {{ throw new TypeError('timer') }}, 5); {forever}": ("TypeError", "timer"),
@@ -167,7 +167,7 @@ class JavaScriptEnds(Suite):
                 assert "Cell" in execution.error.summary, code
             assert session.execute("kept").result == "7", code
 
-    def test_what_cannot_be_interrupted_is_killed(self, session: Session) -> None:
+    def test_code_that_cannot_be_interrupted_is_killed(self, session: Session) -> None:
         session.upload(b"kept", "kept.txt")
         session.execute("let x = 1")
         execution = session.execute(
@@ -200,7 +200,7 @@ class JavaScriptEnds(Suite):
         assert "SIGKILL" in execution.error.value
         assert session.execute("fs.readFileSync('kept.txt', 'utf8')").result == "'kept'"
 
-    def test_code_can_change_what_the_runner_stands_on(self, session: Session) -> None:
+    def test_code_can_replace_builtins_that_the_runner_uses(self, session: Session) -> None:
         session.execute(
             "let x = 1\n"
             "for (const name of ['parse', 'stringify']) JSON[name] = () => { throw 1 }\n"
@@ -248,7 +248,7 @@ class JavaScriptEnds(Suite):
             assert failure(session, "throw new TypeError('told')") == ("TypeError", "told"), code
         assert not session.execute("0").state_lost
 
-    def test_return_has_no_meaning_outside_of_a_function(self, shared: Session) -> None:
+    def test_return_is_an_error_outside_a_function(self, shared: Session) -> None:
         for code in ("return 5", "await 1; return 5", "if (await 1) { return 5 }", "for await (const x of []) return"):
             assert failure(shared, code) == ("SyntaxError", "Illegal return statement"), code
         assert results(shared, "await (async () => { return 5 })()") == ["5"]
@@ -275,7 +275,7 @@ class JavaScriptEnds(Suite):
             execution = session.execute("console.log('out'); console.error('err')")
             assert (execution.stdout, execution.stderr) == ("out\n", "err\n"), code
 
-    def test_the_world_of_the_code(self, shared: Session) -> None:
+    def test_the_code_has_the_usual_environment(self, shared: Session) -> None:
         assert results(
             shared,
             "[process.cwd(), __dirname, path.basename(__filename), process.argv.length, process.execArgv.length]",

@@ -112,7 +112,7 @@ class LimitSuite(Suite):
         with pytest.raises(FileRefused, match="over the limit"):
             session.download("big.bin")
 
-    def test_a_full_pool_says_how_many_sessions_it_has(self, pool: SessionPool, session: Session) -> None:
+    def test_a_full_pool_reports_how_many_sessions_it_has(self, pool: SessionPool, session: Session) -> None:
         session.execute("1")
         others = [pool.session() for _ in range(3)]
         try:

@@ -81,7 +81,7 @@ class ParkSuite(Suite):
         assert info is not None
         assert (info.parked_calls, info.parked_since) == (0, None)
 
-    def test_a_parked_execution_goes_on_where_it_was(self, shared: Session) -> None:
+    def test_a_parked_execution_continues_where_it_stopped(self, shared: Session) -> None:
         handle = parked(shared, "x = 5\ny = decide(x) + 1\nprint(x, y)")
         resumed = shared.resume(handle.id, tools=[Decisions(decided=True).decide])
         assert resumed.id == handle.id
@@ -89,7 +89,7 @@ class ParkSuite(Suite):
         assert shared.execute("y").result == "51"
         assert shared.resume(handle.id).result(SAFETY).stdout == "5 51\n", "it is remembered after its end"
 
-    def test_fifty_parked_calls_surface_in_the_order_of_their_making(self, shared: Session) -> None:
+    def test_fifty_parked_calls_appear_in_the_order_in_which_they_were_made(self, shared: Session) -> None:
         handle = parked(shared, GATHERED.format(count=50), 50)
         waiting = handle.calls()
         assert [call.arguments["number"] for call in waiting] == list(range(50))
@@ -114,7 +114,7 @@ class ParkSuite(Suite):
         assert execution.stdout == f"{10 * sum(range(50))}\n"
         assert sorted(last.numbers) == list(range(3, 50))
 
-    def test_a_call_that_was_answered_is_not_asked_again(self, shared: Session) -> None:
+    def test_a_call_that_was_answered_is_not_sent_again(self, shared: Session) -> None:
         first, second = Decisions(), Decisions(decided=True)
 
         def decide(number: int) -> int:
@@ -130,7 +130,7 @@ class ParkSuite(Suite):
             ("decide", "answered", {"number": number}) for number in range(4)
         ]
 
-    def test_a_call_that_somebody_has_is_marked_when_it_is_delivered_again(self, shared: Session) -> None:
+    def test_a_call_is_marked_when_it_is_delivered_again(self, shared: Session) -> None:
         stuck = Stuck()
 
         async def decide(number: int) -> int:
@@ -148,7 +148,7 @@ class ParkSuite(Suite):
         with pytest.raises(ServiceFailed, match="instead of this one"):
             handle.result(SAFETY)
 
-    def test_further_calls_go_to_who_resumed(self, shared: Session) -> None:
+    def test_further_calls_go_to_the_caller_that_resumed(self, shared: Session) -> None:
         handle = parked(shared, "print([decide(n) for n in range(5)])")
         tool = Decisions(decided=True)
         assert shared.resume(handle.id, tools=[tool.decide]).result(SAFETY).stdout == "[0, 10, 20, 30, 40]\n"
@@ -204,14 +204,14 @@ class ParkSuite(Suite):
         assert handle.result(SAFETY).status == "cancelled"
         _until(lambda: session.info() is None)
 
-    def test_the_time_in_which_nobody_works_on_it_counts_for_no_other_limit(self, shared: Session) -> None:
+    def test_parked_time_counts_towards_no_other_limit(self, shared: Session) -> None:
         limits = ToolLimits(timeout=6, total_timeout=6)
         handle = parked(shared, "print(decide(1))", timeout=6, tool_limits=limits)
         time.sleep(7)
         assert handle.status == "running"
         assert shared.resume(handle.id, tools=[Decisions(decided=True).decide]).result(SAFETY).stdout == "10\n"
 
-    def test_it_has_a_limit_of_its_own(self, shared: Session) -> None:
+    def test_parked_calls_have_their_own_time_limit(self, shared: Session) -> None:
         code = "for n in (1, 2):\n    try:\n        decide(n)\n    except ToolError as error:\n        print(error)"
         tool = Decisions()
         # Not `parked`: the calls may have ended before they are checked.
@@ -268,7 +268,7 @@ class ParkSuite(Suite):
 
     # Hostile code
 
-    def test_a_flood_of_calls_beside_a_parked_one_is_within_the_limits(self, shared: Session) -> None:
+    def test_a_flood_of_calls_next_to_a_parked_one_stays_within_the_limits(self, shared: Session) -> None:
         tool, made = Decisions(), list[int]()
 
         def note(number: int) -> None:

@@ -43,14 +43,14 @@ class ShellSuite(Suite):
         assert (execution.status, execution.exit_code, execution.result) == ("succeeded", 0, None)
         assert "exit code 0" in execution.text_for_model()
 
-    def test_a_command_runs_in_a_login_shell_of_its_own(self, shared: Session) -> None:
+    def test_a_command_runs_in_its_own_login_shell(self, shared: Session) -> None:
         assert shared.shell("pwd; shopt -q login_shell && echo login").stdout == "/mnt/data\nlogin\n"
         shared.shell("cd /tmp; x=1; export y=2; umask 0; trap 'echo bye' EXIT")
         assert shared.shell('pwd; echo "[$x$y]"').stdout == "/mnt/data\n[]\n"
         leader = "set -- $(cat /proc/$$/stat); echo $(($5 == $$)) $(($6 == $$))"
         assert shared.shell(leader).stdout == "1 1\n", "a process group and a session of its own"
 
-    def test_files_stay_and_are_listed(self, session: Session) -> None:
+    def test_files_persist_and_are_listed(self, session: Session) -> None:
         session.upload(b"b\na\n", "in.txt")
         execution = session.shell("sort in.txt > sorted.txt; mkdir d; echo x > d/x")
         assert [file.name for file in execution.files] == ["sorted.txt", "d/x"]
@@ -188,14 +188,14 @@ class ShellSuite(Suite):
             await task
         assert (await shared.ashell(_SLEEPING, timeout=60)).stdout == ""
 
-    def test_output_over_the_limit_is_cut_and_the_command_goes_on(self, shared: Session) -> None:
+    def test_output_over_the_limit_is_cut_and_the_command_continues(self, shared: Session) -> None:
         execution = shared.shell("yes 0123456789 | head -n 100000; echo end > end.txt")
         assert execution.succeeded
         assert len(execution.stdout) == 100_000
         assert execution.truncated == 100_000 * 11 - 100_000
         assert [file.name for file in execution.files] == ["end.txt"]
 
-    def test_the_background_goes_on_and_its_output_is_dropped(self, shared: Session) -> None:
+    def test_background_processes_continue_and_their_output_is_dropped(self, shared: Session) -> None:
         noisy = "(for i in $(seq 20); do echo noise; echo noise >&2; sleep 0.05; done; echo done > noise.txt) &"
         assert shared.shell(f"{noisy} echo fg", timeout=60).status == "succeeded"
         quiet = shared.shell("sleep 0.3; echo quiet")
@@ -204,7 +204,7 @@ class ShellSuite(Suite):
         assert waiting.stdout == "done\n"
         shared.shell("rm noise.txt")
 
-    def test_many_commands_leave_the_background_alone(self, session: Session) -> None:
+    def test_many_commands_do_not_affect_background_processes(self, session: Session) -> None:
         started = [session.shell("sleep 600 & echo $!").stdout.strip() for _ in range(20)]
         # Until the shell in the background has become `sleep`, or has ended.
         wait = f"until [ $({_SLEEPING} | wc -l) = {{}} ]; do sleep 0.05; done"

@@ -41,21 +41,21 @@ class TextSuite(Suite):
             "   a\\nerror:    b\n0        1.5  x<y\n\n| a error: | b\n0 | 1.5 | x<y"
         )
 
-    def test_an_update_of_an_earlier_display_is_told(self, shared: Session) -> None:
+    def test_an_update_of_an_earlier_display_is_described(self, shared: Session) -> None:
         shared.execute("handle = display('step 1', display_id='progress')").raise_for_error()
         execution = shared.execute("handle.update('step 2')\nhandle.update('step 3')")
         assert execution.outputs == ()
         assert [output.text for output in execution.updates] == ["'step 3'"]
         assert execution.text_for_model() == "displayed:\n'step 3'"
 
-    def test_a_figure_is_told_once_without_its_artists(self, shared: Session) -> None:
+    def test_a_figure_is_described_once_without_its_artists(self, shared: Session) -> None:
         code = "import matplotlib.pyplot as plt\nfigure, axes = plt.subplots()\n"
         for last in ("figure", "axes.plot([1, 2])", "axes.set_title('f(x) > 1')", "axes", "axes.boxplot([1, 2])"):
             execution = shared.execute(code + last)
             assert execution.text_for_model() == "figures:\nfigure-1.png", last
             assert len(execution.images) == 1
 
-    def test_a_progress_bar_of_a_widget_is_told_as_it_ended(self, shared: Session) -> None:
+    def test_a_widget_progress_bar_is_described_as_it_ended(self, shared: Session) -> None:
         shared.execute(_WIDGETS)
         execution = shared.execute("from tqdm.notebook import tqdm\nfor _ in tqdm(range(3), desc='rows'): pass")
         if execution.error is not None and "tqdm" in execution.error.value:
@@ -109,7 +109,7 @@ class TextSuite(Suite):
         assert "Try encoding='cp1252' and sep=None, engine='python'" in text
         assert shared.execute("pandas.read_csv('streets.csv', encoding='cp1252', sep=None, engine='python')").succeeded
 
-    def test_one_report_is_told_among_many_files(self, shared: Session) -> None:
+    def test_one_report_is_reported_among_many_files(self, shared: Session) -> None:
         execution = shared.execute(
             "import os\nos.makedirs('tiles')\n"
             "for number in range(150): open(f'tiles/tile-{number:04}.png', 'w').write('x')\n"

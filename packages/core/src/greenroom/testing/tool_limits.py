@@ -45,7 +45,7 @@ class ToolLimitSuite(Suite):
         execution = shared.execute("take_time()\nwhile True: pass", tools=[take_time], timeout=0.5)
         assert execution.status == "timed_out"
 
-    def test_the_wait_has_a_limit_of_its_own(self, shared: Session) -> None:
+    def test_the_wait_has_its_own_limit(self, shared: Session) -> None:
         stuck = Stuck()
         limits = ToolLimits(total_timeout=0.3)
         execution = shared.execute("wait()", tools=[stuck.wait], timeout=0.3, tool_limits=limits)
@@ -198,7 +198,7 @@ for call in (awaited, blocking):
         assert execution.stdout == "Nothing was run: a function that code calls must not wait for other\n" * 2
         assert (await later[0].aresult()).result == "'later'"
 
-    async def test_an_application_that_blocks_its_loop_delays_its_own_calls_alone(self, shared: Session) -> None:
+    async def test_an_application_that_blocks_its_loop_delays_only_its_own_calls(self, shared: Session) -> None:
         came = threading.Event()
 
         async def answer() -> str:
@@ -224,7 +224,7 @@ for call in (awaited, blocking):
         with pytest.raises(InvalidRequest, match="The name of a tool"):
             shared.execute("1", tools=[Tool(name, "", {"type": "object"}, echo)])
 
-    def test_what_is_not_a_tool_is_refused(self, shared: Session) -> None:
+    def test_an_object_that_is_not_a_tool_is_refused(self, shared: Session) -> None:
         def variable(*values: int) -> None:
             del values
 
@@ -268,7 +268,7 @@ class HostileToolSuite(Suite):
 
     options: ClassVar[Mapping[str, Any]] = {"preload": (), "interrupt_grace": 1}
 
-    def test_a_fork_cannot_call_and_confuses_nobody(self, shared: Session) -> None:
+    def test_a_forked_process_cannot_call_and_does_no_harm(self, shared: Session) -> None:
         code = (
             "import os, warnings\nwarnings.simplefilter('ignore')\n"
             "echo(0)\n"

@@ -169,7 +169,7 @@ class ToolSuite(Suite):
         )
         assert shared.execute(code, tools=[meet]).stdout == f"{list(range(8))}\n"
 
-    def test_calls_are_tasks_and_can_be_given_up(self, shared: Session) -> None:
+    def test_calls_are_tasks_and_can_be_cancelled(self, shared: Session) -> None:
         stuck = Stuck()
         code = (
             "import asyncio\n"
@@ -216,7 +216,7 @@ class ToolSuite(Suite):
         execution = shared.execute(code, tools=[send])
         assert (execution.status, sent) == ("succeeded", ["a"])
 
-    def test_state_stays_over_calls_and_executions(self, shared: Session) -> None:
+    def test_state_persists_across_calls_and_executions(self, shared: Session) -> None:
         shared.execute(
             "orders = get_orders(1)\ndef total(n):\n    return len(get_orders(n)) + len(orders)", tools=[get_orders]
         )
@@ -358,7 +358,7 @@ class ToolSuite(Suite):
 
     # Failures
 
-    def test_an_exception_arrives_with_its_message_alone(self, shared: Session) -> None:
+    def test_an_exception_arrives_with_only_its_message(self, shared: Session) -> None:
         execution = shared.execute("get_orders(-7)", tools=[get_orders])
         assert execution.error is not None
         assert (execution.error.name, execution.error.value) == ("ToolError", "There is no customer -7.")
@@ -368,7 +368,7 @@ class ToolSuite(Suite):
         assert shared.execute(caught, tools=[get_orders]).stdout == "caught There is no customer -7.\n"
 
     @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), KeyError("id"), AssertionError()])
-    def test_any_exception_fails_the_call_alone(self, shared: Session, error: BaseException) -> None:
+    def test_any_exception_fails_only_the_call(self, shared: Session, error: BaseException) -> None:
         async def fail_later() -> None:
             await asyncio.sleep(0)
             raise RuntimeError(str(error)) from error

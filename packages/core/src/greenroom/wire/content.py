@@ -48,7 +48,7 @@ class ContentDecoder:
         view = memoryview(piece)
         while view:
             if self.ended:
-                raise WireError("a file must end where it says")
+                raise WireError("a file must not continue after its end")
             if self._left:
                 yield bytes(view[: self._left])
                 taken = min(self._left, len(view))
@@ -68,7 +68,7 @@ class ContentDecoder:
             try:
                 error = decode_error(json.loads(content))
             except (ValueError, RecursionError) as failure:
-                raise WireError(f"the error of a file must be one: {failure!s:.200}") from None
+                raise WireError(f"the error of a file must be valid: {failure!s:.200}") from None
             raise error
         kind, size = _HEAD.unpack(content)
         if kind == _CHUNK:

@@ -218,7 +218,7 @@ class Assembler:
     def _shown_at(self, number: Json) -> Output:
         """Return the rich output that was an event: the same object, as in a local pool."""
         if not isinstance(number, int) or not 0 <= number < len(self._shown):
-            raise WireError(f"the number of an event must be that of one before, not {number!r:.50}")
+            raise WireError(f"the number of an event must be that of an earlier event, not {number!r:.50}")
         return self._shown[number]
 
     def _end(self, fields: Mapping[str, Json]) -> Execution:

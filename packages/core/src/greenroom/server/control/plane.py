@@ -100,8 +100,8 @@ class ControlPlane:
             stored = await table.load()
         except (StateNotWritten, ValueError, KeyError, TypeError) as error:
             raise InvalidRequest(
-                f"The state {table.place!r} cannot be read: {error}. Restore it from a copy, or name another file with "
-                "--state."
+                f"The state {table.place!r} cannot be read: {error}. Restore it from a backup, or name another file "
+                "with --state."
             ) from error
         for each in stored.pools:  # before anything starts
             if plane._declared(each.id) is not None:
@@ -413,8 +413,8 @@ def _busy(id: PoolId) -> RequestRefused:  # noqa: A002
     return RequestRefused(
         409,
         "OperationNotAllowed",
-        f"The session pool {id.name!r} must not be changed while another operation of it is in progress. Wait for its "
-        "end.",
+        f"The session pool {id.name!r} must not be changed while another operation on it is in progress. Wait until "
+        "that ends.",
     )
 
 

@@ -112,7 +112,7 @@ class ArmRoute(BaseRoute):
         raise RequestRefused(
             404,
             "InvalidResourceType",
-            "The resource type must be Microsoft.App/sessionPools, and the operation one of its supported ones.",
+            "The resource type must be Microsoft.App/sessionPools, and the operation a supported one.",
         )
 
     async def _pool(self, request: Request, pool: PoolId, version: str) -> Response:

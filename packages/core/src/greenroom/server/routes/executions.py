@@ -133,7 +133,7 @@ async def _response(record: Record, target: Target, status: int, headers: Mappin
             return response
     message = "The server's memory for requests is too full to send the outcome of the execution."
     if record.task.done():
-        message += f" It has run. Get it later with GET executions/{record.id}."
+        message += f" The execution has ended. Get its outcome later with GET executions/{record.id}."
     raise no_room(message, headers)
 
 

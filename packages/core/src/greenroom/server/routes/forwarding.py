@@ -167,7 +167,7 @@ async def _forward(scope: Scope, send: Send, body: _Body, sending: AbstractAsync
 
 async def _respond(response: HttpResponse, send: Send) -> None:
     if not 200 <= response.status <= 599:
-        raise ServiceFailed(f"The container sent the status {response.status}, which HTTP does not have.")
+        raise ServiceFailed(f"The container sent a status that HTTP does not define: {response.status}.")
     # The server sets the date.
     # The second marks the service's own errors for clients; the third would give a script access to the whole server.
     left_out = {b"date", b"x-ms-error-code", b"service-worker-allowed"}

@@ -91,7 +91,7 @@ def _check_types(request: Request) -> None:
     if given != "application/json":  # a form on a web page can send other types
         raise RequestRefused(415, "", f"The Content-Type must be application/json, not {given!r:.100}.")
     if not any(http.accepts(request.headers.get("accept"))):
-        raise RequestRefused(406, "", f"The header Accept must have application/json or {http.EVENTS}.")
+        raise RequestRefused(406, "", f"The header Accept must include application/json or {http.EVENTS}.")
 
 
 async def _respond(request: Request, target: Target, value: Json) -> Response:
@@ -297,7 +297,9 @@ class _Answering(StreamingResponse):
         content = await asyncio.to_thread(dump, message)
         most = self._target.settings.max_in_flight
         if len(content) > most:
-            error = ProtocolError(INTERNAL_ERROR, f"The answer has {len(content)} bytes; max_in_flight is {most}.")
+            error = ProtocolError(
+                INTERNAL_ERROR, f"The result has {len(content)} bytes, but the option max_in_flight is {most}."
+            )
             id_ = cast("dict[str, Json]", message).get("id") if isinstance(message, dict) else None
             return dump(error_message(error, id_))
         while not self._target.held.hold(len(content)):  # noqa: ASYNC110  memory is released in many places

@@ -193,7 +193,7 @@ def _command(order: Order) -> ShellCommand:
 
 def _check(order: Order) -> None:
     if bool(order.tools) != (order.tool_limits is not None):
-        raise BadRequest("The tools and the tool_limits must come together.")
+        raise BadRequest("The fields tools and tool_limits must be given together.")
     _check_tools(order)
     check_execution_id(order.id)
     if order.command:
@@ -393,7 +393,7 @@ class _Executing(StreamingResponse):
         held = self._target.held
         if len(content) > self._target.settings.max_in_flight:
             error = ServiceFailed(
-                f"The execution ran, but the server cannot send a part of it with {len(content)} bytes: its option "
+                f"The execution ran, but the server cannot send part of its outcome ({len(content)} bytes): the option "
                 f"max_in_flight is {self._target.settings.max_in_flight}."
             )
             return dump(error_line(error))

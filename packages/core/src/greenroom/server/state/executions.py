@@ -99,7 +99,7 @@ class ExecutionTable:
                 "DELETE FROM executions WHERE pool = ? AND identifier = ? AND id = ?", (self._pool, identifier, id)
             )
 
-        await self._try(change, "an execution was not forgotten")
+        await self._try(change, "an execution was not deleted")
 
     async def clear(self) -> None:
         """Remove all executions of the pool; a failure is handled as in `forget`."""
@@ -107,7 +107,7 @@ class ExecutionTable:
         def change(database: sqlite3.Connection) -> None:
             database.execute("DELETE FROM executions WHERE pool = ?", (self._pool,))
 
-        await self._try(change, "the executions of a deleted pool were not forgotten")
+        await self._try(change, "the executions of a deleted pool were not deleted")
 
     async def _try(self, change: Callable[[sqlite3.Connection], None], failure: str) -> None:
         if self._file.is_closed:  # a second signal does not wait for executions

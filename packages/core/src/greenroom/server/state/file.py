@@ -135,7 +135,8 @@ class StateFile:
             full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
             raise InvalidRequest(
                 f"The state {str(self.path)!r} cannot be used: {error}. "
-                f"{'Make room on its disk' if full else 'Restore it from a copy'}, or name another file with --state."
+                f"{'Free space on its disk' if full else 'Restore it from a backup'}, or name another file with "
+                "--state."
             ) from error
         except OSError as error:
             raise InvalidRequest(f"The state {str(self.path)!r} cannot be opened: {error}.") from error

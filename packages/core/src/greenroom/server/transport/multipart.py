@@ -132,7 +132,7 @@ class _Reader:
         while isinstance(event := await self.next(), bytes):
             yield event
         if event is None:
-            raise InvalidRequest("An upload must contain the end of its file.")
+            raise InvalidRequest("An upload must be complete, not end within its file.")
 
     def _begin(self) -> None:
         self._disposition = b""
@@ -215,7 +215,7 @@ def _decoded(extended: str) -> str:
         return unquote_to_bytes(encoded).decode(charset, "replace")
     except ValueError as error:
         raise InvalidRequest(
-            f"An upload's filename* must be encoded as it says, not {extended!r:.50}: {error}."
+            f"An upload's filename* must be encoded in the charset that it names, not {extended!r:.50}: {error}."
         ) from None
 
 

@@ -135,7 +135,7 @@ def waits(boundaries: Sequence[float], counts: Sequence[int]) -> BarChart | None
         Bar(_LEFT + index * slot + 1, y := _y(count, top), slot - 2, _y(0, top) - y, label, count)
         for index, (label, count) in enumerate(zip(labels, counts, strict=True))
     ]
-    return BarChart(bars, _rows(top, step), f"{total:,} in all; 95 % of them {_quantile(labels, counts, 0.95)}.")
+    return BarChart(bars, _rows(top, step), f"{total:,} in all; 95% of them {_quantile(labels, counts, 0.95)}.")
 
 
 def _quantile(labels: Sequence[str], counts: Sequence[int], share: float) -> str:

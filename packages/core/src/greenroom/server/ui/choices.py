@@ -18,18 +18,18 @@ PAGE = 100
 NEWEST = (1 << 63) - 1
 
 WINDOWS: Mapping[str, tuple[str, float | None]] = {
-    "15m": ("15 minutes", 900.0),
-    "1h": ("hour", 3600.0),
-    "24h": ("24 hours", 86400.0),
-    "7d": ("7 days", 7 * 86400.0),
-    "all": ("time that is kept", None),
+    "15m": ("last 15 minutes", 900.0),
+    "1h": ("last hour", 3600.0),
+    "24h": ("last 24 hours", 86400.0),
+    "7d": ("last 7 days", 7 * 86400.0),
+    "all": ("all available", None),
 }
 """Periods by their word in a link: label and seconds."""
 
 TABLES: Mapping[str, tuple[str, tuple[LogTable, ...]]] = {
     "": ("all", (LogTable.LIFECYCLE, LogTable.POOL_EVENTS, LogTable.EXECUTIONS)),
-    "sessions": ("life cycle of sessions", (LogTable.LIFECYCLE,)),
-    "pools": ("events of pools", (LogTable.POOL_EVENTS,)),
+    "sessions": ("session lifecycle", (LogTable.LIFECYCLE,)),
+    "pools": ("pool events", (LogTable.POOL_EVENTS,)),
     "executions": ("executions and files", (LogTable.EXECUTIONS,)),
 }
 """The logs, except the console log, which contains the output of containers."""

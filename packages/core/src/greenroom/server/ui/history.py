@@ -117,5 +117,5 @@ class History:
             try:
                 await self.sample()
             except Exception:  # noqa: BLE001  the chart gets a gap, and the server continues
-                _log.exception("a sample of the pools failed")
+                _log.exception("sampling the pools failed")
             await asyncio.sleep(INTERVAL)

@@ -118,7 +118,7 @@ class Pages:
 
     def refused(self, viewer: Viewer | None, problem: Problem) -> Response:
         """Return an error as a page."""
-        return self._page("refused", viewer, problem.status, title="That did not work", problem=problem)
+        return self._page("refused", viewer, problem.status, title="The request failed", problem=problem)
 
     async def overview(self, viewer: Viewer, query: Mapping[str, str]) -> Response:
         """All pools, with the saturation of each over the last hour."""
@@ -154,7 +154,7 @@ class Pages:
                 (label, sorted(_series(pool.metrics.counters, instrument)))
                 for label, instrument in (
                     ("Sessions that found a ready sandbox (warm) or waited (cold)", ALLOCATIONS),
-                    ("Sessions that got none", REFUSALS),
+                    ("Sessions that got no sandbox", REFUSALS),
                     ("Sandboxes that have ended", SANDBOX_ENDS),
                 )
             ],
@@ -224,7 +224,7 @@ class Pages:
             RequestRefused: the viewer cannot manage pools, or the log cannot be read or does not exist.
         """
         if self._logs is None:
-            raise RequestRefused(404, "PageNotFound", "The server keeps no log.")
+            raise RequestRefused(404, "PageNotFound", "The server does not keep a log.")
         if not viewer.can_manage:
             raise RequestRefused(403, "AuthorizationFailed", "Reading the log requires the right to manage pools.")
         choice = LogChoice.of(query)
@@ -259,7 +259,7 @@ class Pages:
         found = [pool for pool in self._pools if pool.signal_name == name]
         if len(found) != 1:
             count = "no pool" if not found else f"{len(found)} pools"
-            raise RequestRefused(404, "SessionPoolNotFound", f"The server has {count} with the name {name!r:.200}.")
+            raise RequestRefused(404, "SessionPoolNotFound", f"The server has {count} named {name!r:.200}.")
         return found[0]
 
     def _chart(self, pool: ServedPool, span: Span) -> charts.LineChart | None:

@@ -45,7 +45,7 @@ class DescriptionTests(AdapterSuiteBase):
         with pytest.raises(ValueError, match="cannot be combined with uploads"):
             self.driver(pool=pool, session_per_call=True, uploads=uploads)
 
-    def test_the_description_says_whether_variables_are_kept(self, adapter: AdapterDriver, pool: SessionPool) -> None:
+    def test_the_description_states_whether_variables_are_kept(self, adapter: AdapterDriver, pool: SessionPool) -> None:
         assert "are kept from call to call" in adapter.tools()["run_python"].text
         text = self.driver(pool=pool, session_per_call=True).tools()["run_python"].text
         assert "Each call starts afresh" in text

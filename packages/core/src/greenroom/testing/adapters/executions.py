@@ -239,7 +239,7 @@ class ExecutionTests(AdapterSuiteBase):
             await scripted.run("ann", "1")
         assert caught.value is error
 
-    async def test_a_lost_sandbox_is_a_result_as_the_next_call_begins_a_new_session(
+    async def test_a_lost_sandbox_is_a_result_as_the_next_call_starts_a_new_session(
         self, scripted: AdapterDriver, backend: ScriptedBackend
     ) -> None:
         backend.answer = SandboxLost("The sandbox was lost; the next use of the identifier starts a new session.")

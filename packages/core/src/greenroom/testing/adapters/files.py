@@ -79,7 +79,7 @@ class FileTests(AdapterSuiteBase):
         result = await scripted.call("ann", "download_file", path="all.zip")
         assert "is over the limit of 20 MiB" in result.text
 
-    async def test_a_file_that_grows_after_its_size_was_asked_is_refused(
+    async def test_a_file_that_grows_after_its_size_was_read_is_refused(
         self, scripted: AdapterDriver, backend: ScriptedBackend, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         file = backend.file

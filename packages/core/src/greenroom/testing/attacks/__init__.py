@@ -21,7 +21,7 @@ class AttackSuite(SystemCallAttacks, HostAttacks, NetworkAttacks, NeighbourAttac
 
     shared_by_the_kernel: ClassVar[Mapping[str, str]] = {
         "test_buffers_of_sockets_count_as_memory[netlink]": _UNCOUNTED,
-        "test_buffers_of_sockets_count_as_memory[answers of netlink]": _UNCOUNTED,
+        "test_buffers_of_sockets_count_as_memory[netlink responses]": _UNCOUNTED,
         "test_one_session_cannot_take_all[pseudo-terminals]": (
             "all sandboxes share those that Linux has, except the 1,024 that it keeps for the host"
         ),

@@ -57,16 +57,16 @@ EXHAUSTING: Mapping[str, str] = {
     "memory of many processes": "in_children(lambda: take(lambda: b'x' * (1 << 20)))",
     "shared memory": "import mmap\ntake(lambda: mmap.mmap(-1, 1 << 20).write(b'x' * (1 << 20)))\n"
     "kept = [mmap.mmap(-1, 1 << 30)]\nfor start in range(0, 1 << 30, 4096): kept[0][start] = 1",
-    "memory files": "take(lambda: [f := os.memfd_create('x'), os.write(f, bytes(1 << 20))])",
+    "memory-backed files": "take(lambda: [f := os.memfd_create('x'), os.write(f, bytes(1 << 20))])",
     "page tables": "import mmap\nspace = mmap.mmap(-1, 1 << 42, flags=mmap.MAP_PRIVATE | 0x4000)\n"
     "for start in range(0, 1 << 42, 1 << 21): space[start] = 1",
     "the disk": "take(lambda: open(f'/mnt/data/{len(kept)}', 'wb').write(bytes(1 << 20)))",
     "the temporary disk": "take(lambda: open(f'/tmp/{len(kept)}', 'wb').write(bytes(1 << 20)))",
-    "the disk of shared memory": "take(lambda: open(f'/dev/shm/{len(kept)}', 'wb').write(bytes(1 << 20)))",
+    "the shared memory file system": "take(lambda: open(f'/dev/shm/{len(kept)}', 'wb').write(bytes(1 << 20)))",
     "files": "take(lambda: os.close(os.open(f'/mnt/data/{len(kept)}', os.O_CREAT)), 60_000)",
     "temporary files": "take(lambda: os.close(os.open(f'/tmp/{len(kept)}', os.O_CREAT)), 60_000)",
     "files in shared memory": "take(lambda: os.close(os.open(f'/dev/shm/{len(kept)}', os.O_CREAT)), 60_000)",
-    "directories in directories": "def deeper():\n    os.mkdir('d' * 100)\n    os.chdir('d' * 100)\ntake(deeper, 5_000)",
+    "nested directories": "def deeper():\n    os.mkdir('d' * 100)\n    os.chdir('d' * 100)\ntake(deeper, 5_000)",
     "processes": "def bomb():\n    while True:\n        try: os.fork()\n        except OSError: time.sleep(0.01)\n"
     "if os.fork() == 0: bomb()\ntime.sleep(2)",
     "threads": "def begin():\n    thread = threading.Thread(target=time.sleep, args=(600,), daemon=True)\n"
@@ -75,7 +75,7 @@ EXHAUSTING: Mapping[str, str] = {
     "pipes": "in_children(lambda: take(lambda: [p := os.pipe(), os.set_blocking(p[1], False), os.write(p[1], bytes(65536))]))",
     "file locks": "import fcntl\nfile = open('/mnt/data/locked', 'wb')\n"
     "take(lambda: fcntl.lockf(file, fcntl.LOCK_EX, 1, 2 * len(kept)), 300_000)",
-    "messages of System V": "queues = lambda: check(libc.msgget(0, 0o600))\n"
+    "System V messages": "queues = lambda: check(libc.msgget(0, 0o600))\n"
     "def fill():\n    queue = queues()\n    for _ in range(2): check(libc.msgsnd(queue, bytes([1] * 8) + bytes(8000), 8000, 0o4000))\n"
     "take(fill)",
     "writes to disk": "for _ in range(8): threading.Thread(target=lambda: [os.sync() for _ in range(10**6)], daemon=True).start()\n"
@@ -149,10 +149,10 @@ _SOCKETS: Mapping[str, str] = {
     "TCP": "server = socket.create_server(('127.0.0.1', 0))\nway = tcp",
     "UDP": "way = udp",
     "SCTP": "way = sctp",
-    "streams of Unix": "way = lambda: unix(socket.SOCK_STREAM)",
-    "messages of Unix": "way = lambda: unix(socket.SOCK_DGRAM)",
+    "Unix stream sockets": "way = lambda: unix(socket.SOCK_STREAM)",
+    "Unix datagram sockets": "way = lambda: unix(socket.SOCK_DGRAM)",
     "netlink": "way = netlink",
-    "answers of netlink": "way = routes",
+    "netlink responses": "way = routes",
 }
 
 
@@ -216,7 +216,7 @@ class Shared:
 
 
 SHARED: Mapping[str, Shared] = {
-    "contexts of asynchronous I/O": Shared(
+    "asynchronous I/O contexts": Shared(
         "take(lambda: call((206, 0)[column], 400, ctypes.create_string_buffer(8)) == 'done' or check(-1))",
         _asynchronous,
         "True",
@@ -253,7 +253,7 @@ SHARED: Mapping[str, Shared] = {
         _timer,
         "libc.timer_create(1, None, ctypes.create_string_buffer(8)) == 0",
     ),
-    "pages of pipes": Shared(
+    "pipe pages": Shared(
         "import fcntl\nin_children(lambda: take(lambda: [p := os.pipe(), fcntl.fcntl(p[1], 1031, 1 << 20)]), 4)",
         _pipe,
         "__import__('fcntl').fcntl(os.pipe()[1], 1032) == 65536",

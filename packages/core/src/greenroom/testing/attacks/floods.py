@@ -62,17 +62,17 @@ def acknowledged():
 threading.Thread(target=acknowledged, daemon=True).start()
 """
 FRAMES: Mapping[str, str] = {
-    "names of displays": "flood(lambda n: frame(output(display_id=str(n) + 'x' * 1_000_000), body), 2.5)",
-    "names of displays with wide characters": (
+    "display names": "flood(lambda n: frame(output(display_id=str(n) + 'x' * 1_000_000), body), 2.5)",
+    "display names with wide characters": (
         "flood(lambda n: frame(json.dumps(output(display_id=str(n) + '\\U0001f98a' + 'x' * 1_000_000),\n"
         "                                 ensure_ascii=False).encode(), body), 2.5)"
     ),
-    "names of displays just short enough": "flood(lambda n: frame(output(display_id=f'{n:0200}'), body))",
-    "updates of what is not there": "flood(lambda n: frame(output(display_id=f'{n:0200}', update=True), body))",
+    "display names just below the limit": "flood(lambda n: frame(output(display_id=f'{n:0200}'), body))",
+    "updates of missing displays": "flood(lambda n: frame(output(display_id=f'{n:0200}', update=True), body))",
     "updates of one display": "flood(lambda n: frame(output(display_id='x', update=n > 0), body))",
     "large headers": "flood(lambda n: frame(output(more='x' * 1_000_000), body))",
-    "headers that grow": 'flood(lambda n: frame(b\'{"ev":"output","id":1,"x":[\' + b\'[],\' * 300_000 + b\'[]]}\', body))',
-    "headers of many fields": "flood(lambda n: frame(output(**{f'{n}-{m}': m for m in range(30_000)}), body))",
+    "headers that grow when parsed": 'flood(lambda n: frame(b\'{"ev":"output","id":1,"x":[\' + b\'[],\' * 300_000 + b\'[]]}\', body))',
+    "headers with many fields": "flood(lambda n: frame(output(**{f'{n}-{m}': m for m in range(30_000)}), body))",
     "outputs": "flood(lambda n: frame(output(), body))",
     "empty outputs": 'flood(lambda n: frame(output(), b\'{"data":{},"metadata":{}}\'))',
     "results": "flood(lambda n: frame(output(result=True), body))",
@@ -85,44 +85,44 @@ FRAMES: Mapping[str, str] = {
         "error = json.dumps(dict.fromkeys(('name', 'value', 'traceback', 'summary'), '')).encode()\n"
         "flood(lambda n: frame({'ev': 'error', 'ends': bool(n % 3), 'id': 1}, error))"
     ),
-    "errors that are none": "flood(lambda n: frame({'ev': 'error', 'id': 1}, (b'null', b'[]', b'\xff')[n % 3]))",
+    "invalid errors": "flood(lambda n: frame({'ev': 'error', 'id': 1}, (b'null', b'[]', b'\xff')[n % 3]))",
     "areas": "flood(lambda n: frame({'ev': 'area', 'begins': bool(n % 3), 'id': 1}) + frame(output(), body))",
     "text of unknown streams": "flood(lambda n: frame({'ev': 'text', 'stream': str(n), 'id': 1}, b'x'))",
     "empty text": "flood(lambda n: frame({'ev': 'text', 'stream': 'stdout', 'id': 1}))",
     "frames of unknown kinds": "flood(lambda n: frame({'ev': 'x' * 1000 + str(n), 'id': 1}, b'x' * 1_000_000))",
     "frames without a kind": "flood(lambda n: frame({'id': n}, b'x' * 1_000_000))",
     "frames for other executions": "flood(lambda n: frame(output(id=n), b'x' * 1_000_000))",
-    "replies to nobody": "flood(lambda n: frame({'ev': 'reply', 'id': n}, b'x' * 1_000_000))",
+    "replies without a request": "flood(lambda n: frame({'ev': 'reply', 'id': n}, b'x' * 1_000_000))",
     "greetings": "flood(lambda n: frame({'ev': ('ready', 'preloaded', 'began')[n % 3], 'version': 1}, b'x' * 1_000_000))",
     "ends": "flood(lambda n: frame({'ev': 'done', 'id': 1, 'duration': 0.0, 'error': None, 'files': []}))",
-    "ends with much of an error": (
+    "ends with large errors": (
         "text = 'x' * 300_000\n"
         "flood(lambda n: frame({'ev': 'done', 'duration': 1e308, 'id': 1,\n"
         "                       'error': {'name': text, 'value': text, 'traceback': text}}))"
     ),
-    "ends with other types": (
+    "ends with wrong types": (
         "for error in (1, [], 'x', {'name': []}, {'name': {}, 'value': 1, 'traceback': None}):\n"
         "    write(3, frame({'ev': 'done', 'duration': 'x', 'error': error}))"
     ),
-    "numbers without an end": 'flood(lambda n: frame(b\'{"ev":"done","error":null,"duration":\' + b\'9\' * 5_000 + b\'}\'))',
-    "JSON that grows": (
+    "very long numbers": 'flood(lambda n: frame(b\'{"ev":"done","error":null,"duration":\' + b\'9\' * 5_000 + b\'}\'))',
+    "JSON that grows when parsed": (
         "grown = b'{\"data\":{\"application/json\":[' + b'{},' * 2_700_000 + b'{}]},\"metadata\":{}}'\n"
         "flood(lambda n: frame(output(), grown))"
     ),
-    "JSON that grows in its metadata": (
+    "metadata that grows when parsed": (
         "grown = b'{\"data\":{},\"metadata\":{\"x\":[' + b'[],' * 2_700_000 + b'[]]}}'\n"
         "flood(lambda n: frame(output(), grown))"
     ),
-    "JSON of halves of surrogate pairs": (
+    "JSON of lone surrogates": (
         'grown = b\'{"data":{"text/plain":"\' + b\'\\\\ud800\' * 1_300_000 + b\'"},"metadata":{}}\'\n'
         "flood(lambda n: frame(output(), grown))"
     ),
-    "JSON that is deep": (
+    "deeply nested JSON": (
         "deep = b'{\"data\":{\"application/json\":' + b'[' * 100_000 + b']' * 100_000 + b'},\"metadata\":{}}'\n"
         "flood(lambda n: frame(output(), deep))"
     ),
     "bodies that are not JSON": "flood(lambda n: frame(output(), b'\\xff' * 1_000_000))",
-    "bodies that are announced and never come": (
+    "announced bodies that never arrive": (
         "for way in ways: write(way, struct.pack('>II', 10, 33 << 20) + b'{\"ev\": 1} ' + bytes(30 << 20))"
     ),
     "lengths beyond all limits": "for way in ways: write(way, struct.pack('>II', 0xffffffff, 0xffffffff) + bytes(1 << 20))",
@@ -130,7 +130,7 @@ FRAMES: Mapping[str, str] = {
     "noise": "flood(lambda n: os.urandom(1 << 16))",
 }
 DISPLAYS: Mapping[str, str] = {
-    "names of displays": "while True: display('x', display_id=str(time.time()) + 'x' * 1_000_000)",
+    "display names": "while True: display('x', display_id=str(time.time()) + 'x' * 1_000_000)",
     "displays": "while True: display('x')",
     "large displays": "while True: display('x' * 4_000_000)",
     "HTML": "from IPython.display import HTML\nwhile True: display(HTML('<b>' * 1_000_000))",
@@ -141,8 +141,8 @@ DISPLAYS: Mapping[str, str] = {
     "metadata": "while True: display({'text/plain': 'x'}, metadata={str(n): {} for n in range(100_000)}, raw=True)",
     "text in tiny pieces": "while True:\n    os.write(1, b'x')\n    os.write(2, b'x')",
     "text of wide characters": "while True: print('\\U0001f98a' * 10_000)",
-    "text of broken characters": "while True: os.write(1, b'\\xf0\\x9f' * 10_000)",
-    "errors that are shown": "try: 1/0\nexcept Exception:\n    while True: get_ipython().showtraceback()",
+    "text with invalid characters": "while True: os.write(1, b'\\xf0\\x9f' * 10_000)",
+    "displayed errors": "try: 1/0\nexcept Exception:\n    while True: get_ipython().showtraceback()",
     "errors": "raise type('E' * 10**6, (Exception,), {})('\\U0001f98a' * 10**7)",
     "files": "for number in range(20_000): open(str(number), 'w').close()",
 }
@@ -185,7 +185,7 @@ class FloodAttacks(AttackBase):
         works(neighbour)
         answers(victim)
 
-    def test_an_end_that_fills_the_header_is_an_end(self, session: Session) -> None:
+    def test_an_end_that_fills_the_header_is_accepted(self, session: Session) -> None:
         end = "{'ev': 'done', 'duration': 0.0, 'error': {'name': 'x' * ((1 << 20) - 80)}}"
         handle = session.submit(f"{PRELUDE}{_FRAMES}write(3, frame({end}))\ntime.sleep(1)")
         with contextlib.suppress(SandboxLost):

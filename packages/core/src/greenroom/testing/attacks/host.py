@@ -342,7 +342,7 @@ class HostAttacks(AttackBase):
     # Files and names
 
     @pytest.mark.parametrize("path", _SECRETS)
-    def test_a_secret_place_of_the_host_is_closed(self, shared: Session, path: str) -> None:
+    def test_a_sensitive_path_of_the_host_is_closed(self, shared: Session, path: str) -> None:
         code = (
             f"path = {path!r}\n"
             "def read(): return open(path, 'rb').read(1)\n"
@@ -370,7 +370,7 @@ class HostAttacks(AttackBase):
         finally:
             mark.unlink()
 
-    def test_the_interpreter_shows_nothing_beside_it(self, shared: Session) -> None:
+    def test_nothing_next_to_the_interpreter_is_visible(self, shared: Session) -> None:
         home = Path.home()
         code = (
             f"home = {str(home)!r}\nseen = []\n"

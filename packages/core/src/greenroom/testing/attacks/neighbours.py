@@ -16,29 +16,29 @@ _NAMES: Mapping[str, tuple[str, str]] = {
         "kept = socket.socket(socket.AF_UNIX)\nkept.bind('\\0greenroom-attack')\nkept.listen()",
         "attempt(socket.socket(socket.AF_UNIX).connect, '\\0greenroom-attack')",
     ),
-    "a port of the loopback": (
+    "a loopback port": (
         "kept = socket.create_server(('127.0.0.1', 47113))",
         "attempt(socket.create_connection, ('127.0.0.1', 47113), 2)",
     ),
-    "a shared memory": (
+    "shared memory": (
         "libc.shmget(0x47520001, 4096, 0o1666)",
         "'none' if libc.shmget(0x47520001, 0, 0) == -1 else 'done'",
     ),
     "a semaphore": ("libc.semget(0x47520001, 1, 0o1666)", "'none' if libc.semget(0x47520001, 0, 0) == -1 else 'done'"),
-    "a message queue of System V": (
+    "a System V message queue": (
         "libc.msgget(0x47520001, 0o1666)",
         "'none' if libc.msgget(0x47520001, 0) == -1 else 'done'",
     ),
-    "a message queue of POSIX": (
+    "a POSIX message queue": (
         "libc.mq_open(b'/greenroom-attack', os.O_CREAT | os.O_RDWR, 0o666, None)",
         "'none' if libc.mq_open(b'/greenroom-attack', os.O_RDWR) == -1 else 'done'",
     ),
-    "a file in the shared memory": (
+    "a file in shared memory": (
         "os.umask(0)\nopen('/dev/shm/greenroom-attack', 'w').close()",
         "attempt(open, '/dev/shm/greenroom-attack')",
     ),
     "a file in /tmp": ("open('/tmp/greenroom-attack', 'w').close()", "attempt(open, '/tmp/greenroom-attack')"),
-    "a file of the session": ("open('greenroom-attack', 'w').close()", "attempt(open, '/mnt/data/greenroom-attack')"),
+    "a session file": ("open('greenroom-attack', 'w').close()", "attempt(open, '/mnt/data/greenroom-attack')"),
     "a file in the home directory": (
         "open(os.path.expanduser('~/greenroom-attack'), 'w').close()",
         "attempt(open, os.path.expanduser('~/greenroom-attack'))",

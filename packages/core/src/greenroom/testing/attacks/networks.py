@@ -20,8 +20,8 @@ from greenroom.testing.attacks.base import AttackBase, ask
 _PROTOCOLS: Mapping[str, str] = {
     "a packet socket": "17, socket.SOCK_RAW, 0x0300",
     "a raw socket": "socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP",
-    "a raw socket of all protocols": "socket.AF_INET, socket.SOCK_RAW, 255",
-    "a raw socket of version 6": "socket.AF_INET6, socket.SOCK_RAW, 58",
+    "a raw socket for all protocols": "socket.AF_INET, socket.SOCK_RAW, 255",
+    "an IPv6 raw socket": "socket.AF_INET6, socket.SOCK_RAW, 58",
     "a virtual machine's socket": "40, socket.SOCK_STREAM, 0",
     "the kernel's ciphers": "38, socket.SOCK_SEQPACKET, 0",
     "a key management socket": "15, socket.SOCK_RAW, 2",
@@ -127,7 +127,7 @@ class NetworkAttacks(AttackBase):
         name = f"/greenroom-{secrets.token_hex(6)}"
         queue = libc.mq_open(name.encode(), os.O_CREAT | os.O_RDWR, 0o666, None)
         if queue < 0:
-            pytest.skip("This machine makes no message queues.")
+            pytest.skip("This machine cannot create message queues.")
         try:
             code = f"tell(libc.mq_open({name.encode()!r}, os.O_RDWR) == -1)"
             assert ask(shared, code) is True
