@@ -129,7 +129,7 @@ async def test_code_queued_behind_a_waiting_call_is_refused_and_ends_it_in_a_lat
     ended = await asyncio.gather(end(first, awaited=awaited), end(queued, awaited=awaited), return_exceptions=True)
     assert ended[0] is None
     assert isinstance(ended[1], InvalidRequest)
-    with pytest.raises(InvalidRequest, match="Nothing was run: a person is asked"):
+    with pytest.raises(InvalidRequest, match="Nothing was run: a person is being asked"):
         attendance(session, person, uuid4().hex, awaited=awaited).begin("x", timeout=None, limits=None)
     later = attendance(session, person, uuid4().hex, awaited=awaited, turn="2")
     later.begin("x", timeout=None, limits=None)

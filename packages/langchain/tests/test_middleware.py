@@ -364,7 +364,7 @@ async def test_code_of_the_same_turn_does_not_wait_for_a_person(sandboxes: Sessi
     state = await run(agent, asynchronous, config=config)
     state = await run(agent, asynchronous, Command(resume={"type": "approve"}), config)
     texts = sorted(each.text for each in results(state))
-    assert texts[0].startswith("Nothing was run: a person is asked")
+    assert texts[0].startswith("Nothing was run: a person is being asked")
     assert texts[1] == "The code ran without output."
     assert len(made) == 1
     middleware[0].tool.delete_session(config)

@@ -330,8 +330,8 @@ class ToolSuite(Suite):
             (object, "not of type object"),
             (lambda: 10**5000, "must be JSON"),
             (_cycle, "must be nested at most 200 levels deep"),
-            (lambda: "x" * (1 << 30), "must have at most 1 MiB"),
-            (lambda: ["x" * 100] * 20_000, "must have at most 1 MiB"),
+            (lambda: "x" * (1 << 30), "must be at most 1 MiB"),
+            (lambda: ["x" * 100] * 20_000, "must be at most 1 MiB"),
         ],
         ids=["nan", "infinity", "bytes", "nested", "key", "object", "integer", "cycle", "1 GiB", "many"],
     )
