@@ -196,15 +196,17 @@ $(DOCS)/.ready: website/requirements.lock $(READY)
 $(PEERS)/.ready: benchmarks/peers/requirements.lock $(READY)
 	$(call set_up,the peers of the benchmarks (about 300 MB))
 
-# In that environment `import httpx` is httpx2, in subprocesses too; httpx itself is not installed.
+# In that environment `import httpx` is httpx2, and `import httpcore` httpcore2, in subprocesses too.
 $(HTTPX2)/.ready: requirements.lock pyproject.toml packages/core/pyproject.toml $(READY)
 	@echo "Setting up $(HTTPX2) (about 500 MB) …"
 	@test -x $(HTTPX2)/bin/python || $(PYTHON) -m venv --without-pip $(HTTPX2)
 	@$(BIN)/uv pip install --quiet --python $(HTTPX2)/bin/python --compile-bytecode -c requirements.lock \
 		--group test --editable 'packages/core[azure,bubblewrap,data,docker,notebook,server,testing]' 'httpx2>=2.16,<3'
 	@$(BIN)/uv pip uninstall --quiet --python $(HTTPX2)/bin/python httpx httpcore
-	@printf 'import sys\n\nimport httpx2\n\nsys.modules[__name__] = httpx2\n' \
-		> "$$($(HTTPX2)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/httpx.py"
+	@for name in httpx httpcore; do \
+		printf 'import sys\n\nimport %s2\n\nsys.modules[__name__] = %s2\n' $$name $$name \
+			> "$$($(HTTPX2)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/$$name.py"; \
+	done
 	@touch $(HTTPX2)/.ready
 
 $(NEL)/.ready: tests/javascript/package-lock.json $(READY)

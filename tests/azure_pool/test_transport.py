@@ -1,4 +1,4 @@
-"""`HttpxTransport` on real sockets: the bytes on the wire, the trusted certificates, and the errors that it raises."""
+"""The transports on real sockets: the bytes on the wire, the trusted certificates, and the errors that they raise."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ import contextlib
 import socket
 import ssl
 import threading
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 
 import greenroom
 from greenroom import InvalidRequest, ServiceFailed
 from greenroom.azure.httpx_transport import HttpxTransport
-from greenroom.azure.transport import Broken, Request, TransportError, Unreachable
+from greenroom.azure.plain_transport import PlainTransport
+from greenroom.azure.transport import Broken, Request, Transport, TransportError, Unreachable
 from greenroom.server.transport.tls import Certificate, self_signed
 
 from .hostile import Behaviour, always, closing, endpoint, response
@@ -37,22 +38,36 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SSL_CERT_FILE", raising=False)
 
 
-async def exchange(url: str, request: Request) -> tuple[int, dict[str, str], bytes]:
-    transport = HttpxTransport(url)
+Exchange: TypeAlias = Callable[[str, Request], Awaitable[tuple[int, dict[str, str], bytes]]]
+"""Sends a request; returns the status, the headers and the body of the response."""
+
+
+async def received(transport: Transport, request: Request) -> tuple[int, dict[str, str], bytes]:
+    response = await transport.send(request)
     try:
-        received = await transport.send(request)
-        try:
-            return received.status, dict(received.headers), b"".join([chunk async for chunk in received.chunks])
-        finally:
-            await received.close()
+        return response.status, dict(response.headers), b"".join([chunk async for chunk in response.chunks])
     finally:
-        await transport.close()
+        await response.close()
+
+
+@pytest.fixture(params=[HttpxTransport, PlainTransport])
+def exchange(request: pytest.FixtureRequest) -> Exchange:
+    """Sends a request with a new transport."""
+
+    async def exchange(url: str, sent: Request) -> tuple[int, dict[str, str], bytes]:
+        transport: Transport = request.param(url)
+        try:
+            return await received(transport, sent)
+        finally:
+            await transport.close()
+
+    return exchange
 
 
 # The wire
 
 
-async def test_a_url_is_sent_unchanged() -> None:
+async def test_a_url_is_sent_unchanged(exchange: Exchange) -> None:
     heads: list[bytes] = []
     path = "/files/a%26b%23%3F%252F%C3%A9.txt/content?identifier=a%26identifier%3Dother%23%3F&path=sub%20dir%2Fx%2By"
     with endpoint(always(response(b"x")), heads) as url:
@@ -60,18 +75,18 @@ async def test_a_url_is_sent_unchanged() -> None:
     assert heads[0].startswith(b"GET " + path.encode() + b" HTTP/1.1\r\n")
 
 
-async def test_headers_are_in_lower_case_and_a_repeated_one_is_joined() -> None:
+async def test_headers_are_in_lower_case_and_a_repeated_one_is_joined(exchange: Exchange) -> None:
     with endpoint(always(response(b"", "Content-Encoding: gzip", "CONTENT-ENCODING: br", status=503))) as url:
         status, headers, _ = await exchange(url, Request("GET", url))
     assert (status, headers["content-encoding"]) == (503, "gzip, br")
 
 
-async def test_a_body_is_not_decompressed() -> None:
+async def test_a_body_is_not_decompressed(exchange: Exchange) -> None:
     with endpoint(always(response(b"nonsense", "Content-Encoding: gzip"))) as url:
         assert (await exchange(url, Request("GET", url)))[2] == b"nonsense"
 
 
-async def test_an_iterator_is_sent_in_chunks() -> None:
+async def test_an_iterator_is_sent_in_chunks(exchange: Exchange) -> None:
     async def content() -> AsyncIterator[bytes]:
         yield b"abc"
         yield b"defg"
@@ -87,7 +102,7 @@ async def test_an_iterator_is_sent_in_chunks() -> None:
     assert bodies == [b"3\r\nabc\r\n4\r\ndefg\r\n0\r\n\r\n"]
 
 
-async def test_a_redirect_is_not_followed() -> None:
+async def test_a_redirect_is_not_followed(exchange: Exchange) -> None:
     with endpoint(always(response(b"", "Location: http://127.0.0.1:1/", status=302))) as url:
         assert (await exchange(url, Request("GET", url)))[0] == 302
 
@@ -95,7 +110,7 @@ async def test_a_redirect_is_not_followed() -> None:
 # Errors
 
 
-async def test_a_port_without_a_listener_is_unreachable() -> None:
+async def test_a_port_without_a_listener_is_unreachable(exchange: Exchange) -> None:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{bound.getsockname()[1]}"
@@ -114,12 +129,12 @@ async def test_a_port_without_a_listener_is_unreachable() -> None:
     ],
     ids=["closes", "is not HTTP", "closes in the body", "a redirect to nowhere", "a redirect with a NUL"],
 )
-async def test_any_other_failure_is_a_broken_connection(behave: Behaviour) -> None:
+async def test_any_other_failure_is_a_broken_connection(exchange: Exchange, behave: Behaviour) -> None:
     with endpoint(behave) as url, contextlib.suppress(Broken):
         assert (await exchange(url, Request("GET", url)))[0] == 302
 
 
-async def test_a_response_that_does_not_come_is_a_broken_connection() -> None:
+async def test_a_response_that_does_not_come_is_a_broken_connection(exchange: Exchange) -> None:
     async def behave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         del writer
         await reader.read()
@@ -128,11 +143,153 @@ async def test_a_response_that_does_not_come_is_a_broken_connection() -> None:
         await exchange(url, Request("GET", url, read_timeout=0.2))
 
 
-async def test_library_errors_are_not_chained() -> None:
+async def test_library_errors_are_not_chained(exchange: Exchange) -> None:
     with endpoint(closing(b"")) as url, pytest.raises(TransportError) as caught:
         await exchange(url, Request("GET", url))
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__
+
+
+# Connections of `PlainTransport`
+
+
+Opened: TypeAlias = Callable[[str], PlainTransport]
+
+
+@pytest.fixture
+async def plain() -> AsyncGenerator[Opened, None]:
+    """Opens transports, and closes them."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        def open_transport(url: str) -> PlainTransport:
+            transport = PlainTransport(url)
+            stack.push_async_callback(transport.close)
+            return transport
+
+        yield open_transport
+
+
+async def test_a_connection_is_used_again(plain: Opened) -> None:
+    ports: set[int] = set()
+
+    async def behave(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        ports.add(writer.get_extra_info("peername")[1])
+        writer.write(response(b"x"))
+
+    with endpoint(behave) as url:
+        transport = plain(url)
+        for _ in range(3):
+            assert (await received(transport, Request("POST", url, content=b"1+1")))[2] == b"x"
+    assert len(ports) == 1
+
+
+async def test_a_connection_that_the_server_closed_is_not_used_again(plain: Opened) -> None:
+    closed = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    async def behave(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(response(b"x"))
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+        loop.call_soon_threadsafe(closed.set)
+
+    with endpoint(behave) as url:
+        transport = plain(url)
+        for _ in range(3):
+            closed.clear()
+            assert (await received(transport, Request("GET", url)))[2] == b"x"
+            await closed.wait()
+
+
+async def test_a_response_that_nobody_asked_for_is_not_taken_for_that_to_the_next_request(plain: Opened) -> None:
+    loop = asyncio.get_running_loop()
+    received_one, sent_another = threading.Event(), asyncio.Event()
+
+    async def behave(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(response(b"x"))
+        await asyncio.to_thread(received_one.wait, 60)
+        received_one.clear()
+        writer.write(response(b"unasked"))
+        loop.call_soon_threadsafe(sent_another.set)
+
+    with endpoint(behave) as url:
+        transport = plain(url)
+        for _ in range(3):
+            assert (await received(transport, Request("GET", url)))[2] == b"x"
+            received_one.set()
+            await sent_another.wait()
+            sent_another.clear()
+
+
+async def test_bodies_larger_than_all_buffers_pass_in_both_directions(plain: Opened) -> None:
+    size = 32 << 20
+
+    async def behave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(response(await reader.readexactly(size)))
+
+    async def content() -> AsyncIterator[bytes]:
+        for _ in range(size >> 16):
+            yield bytes(1 << 16)
+
+    with endpoint(behave) as url:
+        fields = {"Content-Length": str(size)}
+        for body in (content(), bytes(size)):
+            _, _, echoed = await received(
+                plain(url), Request("PUT", url, fields, body, read_timeout=60, write_timeout=60)
+            )
+            assert echoed == bytes(size)
+
+
+async def test_the_head_is_sent_while_the_body_is_awaited(plain: Opened) -> None:
+    loop = asyncio.get_running_loop()
+    arrived = asyncio.Event()
+
+    async def behave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        loop.call_soon_threadsafe(arrived.set)
+        await reader.readuntil(b"0\r\n\r\n")
+        writer.write(response(b""))
+
+    async def content() -> AsyncIterator[bytes]:
+        async with asyncio.timeout(60):
+            await arrived.wait()
+        yield b"x"
+
+    with endpoint(behave) as url:
+        assert (await received(plain(url), Request("POST", url, content=content())))[0] == 200
+
+
+async def test_a_server_that_does_not_receive_is_a_broken_connection(plain: Opened) -> None:
+    async def behave(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        transport: Any = writer.transport
+        transport.pause_reading()
+        await asyncio.sleep(60)
+
+    async def content() -> AsyncIterator[bytes]:
+        while True:
+            yield bytes(1 << 16)
+
+    with endpoint(behave) as url, pytest.raises(Broken, match=r"."):
+        await received(plain(url), Request("POST", url, content=content(), write_timeout=0.2, read_timeout=0.2))
+
+
+async def test_a_cancelled_request_ends_its_connection(plain: Opened) -> None:
+    loop = asyncio.get_running_loop()
+    arrived, ended = asyncio.Event(), asyncio.Event()
+
+    async def behave(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        loop.call_soon_threadsafe(arrived.set)
+        await reader.read()
+        loop.call_soon_threadsafe(ended.set)
+
+    with endpoint(behave) as url:
+        sending = asyncio.create_task(received(plain(url), Request("GET", url, read_timeout=60)))
+        async with asyncio.timeout(60):
+            await arrived.wait()
+            sending.cancel()
+            await asyncio.wait([sending])
+            await ended.wait()
+    assert sending.cancelled()
 
 
 # TLS
@@ -328,7 +485,7 @@ def _imports(source: str) -> set[str]:
     return names
 
 
-def test_one_module_imports_httpx() -> None:
+def test_two_modules_import_httpx() -> None:
     sources: Any = SOURCES.glob("*/src/**/*.py")
     found = [path.name for path in sources if _imports(path.read_text()) & {"httpx", "httpx2", "httpcore"}]
-    assert found == ["httpx_transport.py"]
+    assert sorted(found) == ["httpx_transport.py", "plain_transport.py"]

@@ -103,7 +103,7 @@ async def nonsense(_: ScriptedContainer, reader: asyncio.StreamReader, writer: a
     [
         (
             silent,
-            r"GET /ready on port 80\) failed 2 times, the last time with no response within 0\.2 seconds\. Its last output:",
+            r"GET /ready on port 80\) failed 2 times, the last time with no response within 0\.2 seconds\. Its ",
         ),
         (nonsense, r"with the error: The container sent a response that is not valid HTTP/1\.1: .* Its last output:"),
     ],

@@ -32,6 +32,7 @@ from greenroom.azure.credentials import tokens_for
 from greenroom.azure.forwarding import Forwarding
 from greenroom.azure.http import MARGIN, Connection, no_session
 from greenroom.azure.httpx_transport import HttpxTransport
+from greenroom.azure.plain_transport import PlainTransport
 from greenroom.azure.sessions import OwnSessions, Turns
 from greenroom.azure.settings import (
     AzureSettings,
@@ -465,6 +466,8 @@ def connection_of(endpoint: str, settings: AzureSettings, transport: Transport |
 
 
 def _transport(endpoint: str, settings: AzureSettings) -> Transport:
+    if settings.proxy is None and endpoint.startswith("http:"):
+        return PlainTransport(endpoint)
     proxy = None if settings.proxy is None else check_proxy(settings.proxy.get_secret_value())
     return HttpxTransport(endpoint, proxy=proxy, ssl_context=settings.ssl_context)
 

@@ -29,12 +29,7 @@ class HttpxTransport:
         Raises:
             InvalidRequest: the URL's host is not a valid name.
         """
-        try:
-            _ = httpx.URL(url).host
-        except (httpx.InvalidURL, UnicodeError) as error:  # UnicodeError: an invalid international label
-            raise InvalidRequest(
-                f"The host of a URL must be a valid name, not that of {url!r:.200}: {error}."
-            ) from None
+        check_host(url)
         verify: ssl.SSLContext | bool = True if ssl_context is None else ssl_context
         if verify is True and url.startswith("http:"):
             verify = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # trusts no authorities, as loading them takes 50 ms
@@ -93,6 +88,23 @@ class _NoCookies(CookieJar):
         del response, request
 
 
+def check_host(url: str) -> None:
+    """Check the host of a URL.
+
+    Raises:
+        InvalidRequest: it is not a valid name.
+    """
+    try:
+        _ = httpx.URL(url).host
+    except (httpx.InvalidURL, UnicodeError) as error:  # UnicodeError: an invalid international label
+        raise InvalidRequest(f"The host of a URL must be a valid name, not that of {url!r:.200}: {error}.") from None
+
+
+def reason(error: Exception) -> str:
+    """Return the message of an error, truncated, or its type."""
+    return f"{error!s:.500}" or type(error).__name__
+
+
 def _proxy(url: str, ssl_context: ssl.SSLContext | None) -> httpx.Proxy:
     return httpx.Proxy(url, ssl_context=ssl_context if url.startswith("https:") else None)
 
@@ -102,10 +114,6 @@ def _own_errors() -> Generator[None, None, None]:
     try:
         yield
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-        raise Unreachable(_reason(error)) from None
+        raise Unreachable(reason(error)) from None
     except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL) as error:  # InvalidURL: from a redirect
-        raise Broken(_reason(error)) from None
-
-
-def _reason(error: Exception) -> str:
-    return f"{error!s:.500}" or type(error).__name__
+        raise Broken(reason(error)) from None
