@@ -301,11 +301,11 @@ class Application:
             *([] if self._management is None else [ArmRoute(self._management.plane)]),
             *managers.routes(self.pools, self._log_store),
             self._forward,
+            *operations,  # before those with a prefix, which most requests do not have
             *endpoint,
             Mount(f"{table.POOL_PATH}/identifier/{{identifier}}", routes=operations),
             Mount(table.POOL_PATH, routes=operations),
             Mount("/identifier/{identifier}", routes=operations),
-            *operations,
             *([] if self._settings.strict else [Route("/", _introduce, methods=["GET"])]),
         ]
 

@@ -8,7 +8,7 @@ import math
 import re
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import replace
 
 from starlette.requests import ClientDisconnect, Request
@@ -166,19 +166,45 @@ async def _while_connected(request: Request, record: Record) -> Outcome:
         GreenroomError: the execution's error.
     """
     task = record.task
-    left = asyncio.create_task(gone(request))
     try:
-        await asyncio.wait([task, left], return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientDisconnect
-        if task.cancelled() and (cancelled := record.outcome()) is not None:  # its session was deleted meanwhile
-            return cancelled
-        return task.result()
+        async with while_connected(request):
+            await asyncio.wait([task])
     finally:
-        for each in (task, left):
-            each.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await left
+        task.cancel()
+    if task.cancelled() and (cancelled := record.outcome()) is not None:  # its session was deleted meanwhile
+        return cancelled
+    return task.result()
+
+
+@contextlib.asynccontextmanager
+async def while_connected(request: Request) -> AsyncGenerator[None, None]:
+    """Cancel the block if the client disconnects; the request's body has been read.
+
+    Raises:
+        ClientDisconnect: the client has disconnected.
+    """
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101  a coroutine runs in one
+    cancellations = task.cancelling()
+    inside, disconnected = True, False
+
+    def leave(watching: asyncio.Task[None]) -> None:
+        nonlocal disconnected
+        if inside and not watching.cancelled():
+            disconnected = True
+            task.cancel()
+
+    watching = asyncio.create_task(gone(request))
+    watching.add_done_callback(leave)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if disconnected and task.uncancel() <= cancellations:
+            raise ClientDisconnect from None
+        raise
+    finally:
+        inside = False
+        watching.cancel()
 
 
 async def gone(request: Request) -> None:

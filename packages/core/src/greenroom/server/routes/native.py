@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
@@ -28,7 +28,7 @@ from greenroom.server.outcomes import Outcome
 from greenroom.server.records import Live, Record
 from greenroom.server.responses import RequestRefused, json_response
 from greenroom.server.routes.bodies import read_json
-from greenroom.server.routes.executions import acknowledge, gone
+from greenroom.server.routes.executions import acknowledge, while_connected
 from greenroom.server.routes.files import body_of, hold_download, hold_upload
 from greenroom.server.routes.target import Target
 from greenroom.server.transport.access_log import Entry
@@ -304,17 +304,10 @@ class _Executing(StreamingResponse):
         self._feed = feed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        sending = asyncio.create_task(self._send(send))
-        left = asyncio.create_task(gone(self._request))
         try:
-            await asyncio.wait([sending, left], return_when=asyncio.FIRST_COMPLETED)
-            if not sending.done():
-                raise ClientDisconnect
-            sending.result()
+            async with while_connected(self._request):
+                await self._send(send)
         finally:
-            for task in (sending, left):
-                task.cancel()
-            await asyncio.wait([sending, left])
             self._feed.close()
             if not self._record.kept:
                 self._record.task.cancel()

@@ -51,6 +51,8 @@ def operations(*, strict: bool) -> Sequence[tuple[str, str, Operation, ContractN
     """
     name = "{name}" if strict else "{name:path}"
     return [
+        # Each route is tried in turn, so those of our own client, which are used most, come first.
+        *((method, f"/{wire.VERSION}{path}", operation, "greenroom") for method, path, operation in _NATIVE),
         ("POST", "/code/execute", executions.execute, "legacy"),
         ("POST", "/execute", executions.execute, None),
         ("POST", "/executions", executions.execute, "current"),
@@ -73,5 +75,4 @@ def operations(*, strict: bool) -> Sequence[tuple[str, str, Operation, ContractN
         ("GET", "/.management/listSessions", sessions.list_sessions, "current"),
         ("POST", "/.management/listSessions", sessions.list_sessions, "current"),
         ("GET", "/greenroom", native.get_versions, "greenroom"),
-        *((method, f"/{wire.VERSION}{path}", operation, "greenroom") for method, path, operation in _NATIVE),
     ]

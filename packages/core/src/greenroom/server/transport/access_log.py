@@ -17,6 +17,9 @@ logger = logging.getLogger("greenroom.server.access")
 _MAX_TEXT = 300
 _MAX_WAITING = 1000  # lines; further ones are dropped
 _CLOSE_TIMEOUT = 1.0
+_GATHER = 0.05
+"""Seconds for which further lines are awaited, as switching to the thread takes longer than making a line."""
+_MOST_TOGETHER = 100  # lines in one write
 
 
 class Entry:
@@ -77,14 +80,23 @@ class LineHandler(logging.Handler):
     def _write(self) -> None:
         told = 0
         while True:
-            line = self._waiting.get()
+            lines = [self._waiting.get()]
+            if self._waiting.empty():
+                time.sleep(_GATHER)
+            taken = 1
+            with contextlib.suppress(queue.Empty):
+                while taken < _MOST_TOGETHER:
+                    lines.append(self._waiting.get_nowait())
+                    taken += 1
             if (dropped := self._dropped) > told:
-                line = json.dumps({"dropped": dropped - told}).encode() + b"\n" + line
+                lines.insert(0, json.dumps({"dropped": dropped - told}).encode() + b"\n")
                 told = dropped
+            content = b"".join(lines)
             with contextlib.suppress(OSError):  # the reader has gone
-                while line:
-                    line = line[os.write(self._descriptor, line) :]
-            self._waiting.task_done()
+                while content:
+                    content = content[os.write(self._descriptor, content) :]
+            for _ in range(taken):
+                self._waiting.task_done()
 
 
 def _short(value: str | int) -> str | int:
