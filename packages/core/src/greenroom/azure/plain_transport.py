@@ -213,6 +213,7 @@ class _Stream(asyncio.Protocol, httpcore.AsyncNetworkStream):
 
     async def aclose(self) -> None:
         self._transport.abort()  # nothing is unsent, unless the request is given up
+        await asyncio.sleep(0)  # asyncio closes the socket in the next turn
 
     def get_extra_info(self, info: str) -> Any:
         # Asked about a connection that is not in use: it is not used again if it has ended, or has an unasked response.
