@@ -660,7 +660,7 @@ async def test_a_result_that_the_server_does_not_take_is_refused_by_its_size() -
         execution = await pool.execute("session", code, timeout=None, on_event=None, tools=tools)
     assert execution.stdout == "5000\n"
     assert execution.error is not None
-    assert "must have at most" in execution.error.value
+    assert "must be at most" in execution.error.value
 
 
 # The rules of all routes
@@ -719,7 +719,7 @@ async def test_an_output_that_no_memory_is_allowed_for_is_an_error_that_names_th
     [
         ({"id": "a", "code": ""}, "code must not be empty"),
         ({"id": "a"}, "code must not be empty"),
-        ({"id": "../x", "code": "1"}, "letters and digits"),
+        ({"id": "../x", "code": "1"}, "letters, digits"),
         ({"id": "a", "code": "1", "timeout": 1801}, "at most 1800"),
         ({"id": "a", "code": "1", "timeout": -1}, "positive"),
         ({"id": "a", "code": "1", "timeout": math.inf}, "positive"),
