@@ -7,7 +7,9 @@ import asyncio
 import contextlib
 import socket
 import ssl
+import struct
 import threading
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -259,18 +261,48 @@ async def test_the_head_is_sent_while_the_body_is_awaited(plain: Opened) -> None
         assert (await received(plain(url), Request("POST", url, content=content())))[0] == 200
 
 
-async def test_a_server_that_does_not_receive_is_a_broken_connection(plain: Opened) -> None:
+@pytest.mark.parametrize("size", [1 << 10, 1 << 16])
+async def test_a_server_that_does_not_receive_is_a_broken_connection(plain: Opened, size: int) -> None:
+    taken = 0
+
     async def behave(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         transport: Any = writer.transport
         transport.pause_reading()
         await asyncio.sleep(60)
 
     async def content() -> AsyncIterator[bytes]:
+        nonlocal taken
         while True:
-            yield bytes(1 << 16)
+            await asyncio.sleep(0)  # as if it waited for its own source
+            yield bytes(size)
+            taken += size
 
     with endpoint(behave) as url, pytest.raises(Broken, match=r"."):
         await received(plain(url), Request("POST", url, content=content(), write_timeout=0.2, read_timeout=0.2))
+    assert taken < 32 << 20, "only the kernel's buffers take what the server does not"
+
+
+async def test_a_refusal_of_a_body_arrives_though_the_connection_is_reset(plain: Opened) -> None:
+    async def behave(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 413 Content Too Large\r\ncontent-length: 0\r\n\r\n")
+        await writer.drain()
+        reset = struct.pack("ii", 1, 0)  # no lingering: closing sends RST
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+        writer.close()
+
+    with endpoint(behave) as url:
+        transport = plain(url)
+        status, _, _ = await received(transport, Request("GET", url, read_timeout=60))
+    assert status == 413
+
+
+async def test_a_connection_that_was_closed_while_the_client_was_busy_is_not_used(plain: Opened) -> None:
+    with endpoint(closing(response(b"x"))) as url:
+        transport = plain(url)
+        for _ in range(3):
+            status, _, body = await received(transport, Request("POST", url, content=b"1", read_timeout=60))
+            assert (status, body) == (200, b"x")
+            time.sleep(0.5)  # noqa: ASYNC251  the event loop cannot notice the end of the connection meanwhile
 
 
 async def test_a_cancelled_request_ends_its_connection(plain: Opened) -> None:

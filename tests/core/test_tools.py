@@ -198,7 +198,7 @@ async def test_a_client_answer_that_is_not_json_fails_only_the_call(content: byt
         execution = await pool.execute("s", code, timeout=30, on_event=None, tools=toolbox(answer))
     finally:
         await pool.close()
-    assert execution.stdout == "The result of f is not valid JSON.\n"
+    assert execution.stdout == "The result of f is not JSON that Python can read.\n"
 
 
 @in_virtual_time

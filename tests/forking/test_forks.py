@@ -244,7 +244,7 @@ def test_a_fork_of_a_session_that_cooled_down_reports_it(pool: SessionPool) -> N
     for each in (session, *forks):
         execution = each.execute("'x' in globals()")
         assert (execution.result, execution.state_lost, execution.session_restarted) == ("False", True, "cooled_down")
-        assert "had cooled down" in execution.text_for_model()
+        assert "cooled down after a period without use" in execution.text_for_model()
         assert not each.execute("1").state_lost
 
 

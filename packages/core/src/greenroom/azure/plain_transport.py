@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import select
 from collections.abc import AsyncIterable, Generator, Iterable, Mapping
 from functools import lru_cache, partial
 from typing import Any, Self
@@ -145,6 +146,8 @@ class _Stream(asyncio.Protocol, httpcore.AsyncNetworkStream):
         """Whether nothing more will be received."""
         self._error: Exception | None = None
         self._arrival: asyncio.Future[None] | None = None
+        self._sending = True
+        """Whether a request is being sent: until the first `read`."""
         self._writable = asyncio.Event()
         self._writable.set()
 
@@ -167,7 +170,7 @@ class _Stream(asyncio.Protocol, httpcore.AsyncNetworkStream):
         return True  # the request may not be complete
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._ended, self._error = True, exc
+        self._ended, self._error = True, self._error or exc
         self._arrived()
         self._writable.set()
 
@@ -180,6 +183,7 @@ class _Stream(asyncio.Protocol, httpcore.AsyncNetworkStream):
     # For httpcore
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        self._sending = False
         if not self._unread and not self._ended:
             self._arrival = self._loop.create_future()
             try:
@@ -187,7 +191,7 @@ class _Stream(asyncio.Protocol, httpcore.AsyncNetworkStream):
                     await self._arrival
             except TimeoutError as error:
                 raise httpcore.ReadTimeout(f"{error}") from None
-        if self._error is not None:
+        if self._error is not None and not self._unread:
             raise httpcore.ReadError(f"{self._error}") from None
         data = bytes(self._unread[:max_bytes])
         del self._unread[:max_bytes]
@@ -196,9 +200,13 @@ class _Stream(asyncio.Protocol, httpcore.AsyncNetworkStream):
         return data
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        if not self._sending:  # the connection has been used before, and the server may have closed it since
+            if self._transport.is_closing() or _is_readable(self._transport.get_extra_info("socket").fileno()):
+                raise httpcore.ConnectionNotAvailable  # the pool takes another one, as nothing was sent
+            self._sending = True
         if self._transport.is_closing():
             raise httpcore.WriteError("the connection was closed")
-        if buffer and not self._unsent:
+        if buffer and not self._unsent and self._writable.is_set():
             self._unsent = buffer
             self._loop.call_soon(self._send)
             return
@@ -212,6 +220,8 @@ class _Stream(asyncio.Protocol, httpcore.AsyncNetworkStream):
                 raise httpcore.WriteTimeout(f"{error}") from None
 
     async def aclose(self) -> None:
+        if not self._ended:
+            self._error = ConnectionAbortedError("the connection was closed")  # what was received is not complete
         self._transport.abort()  # nothing is unsent, unless the request is given up
         await asyncio.sleep(0)  # asyncio closes the socket in the next turn
 
@@ -227,6 +237,15 @@ class _Stream(asyncio.Protocol, httpcore.AsyncNetworkStream):
     def _arrived(self) -> None:
         if self._arrival is not None and not self._arrival.done():
             self._arrival.set_result(None)
+
+
+def _is_readable(descriptor: int) -> bool:
+    """Whether data or the end of a connection has arrived. The event loop may not have had time to notice."""
+    if not hasattr(select, "poll"):  # Windows
+        return bool(select.select([descriptor], [], [], 0)[0])
+    waiting = select.poll()
+    waiting.register(descriptor, select.POLLIN)
+    return bool(waiting.poll(0))
 
 
 @contextlib.contextmanager

@@ -74,8 +74,8 @@ class ResumableExecutions:
         resumable = self._known.get((identifier, execution_id))
         if resumable is None:
             raise SandboxLost(
-                f"The session {identifier!r} has no execution {execution_id!r}, or no longer. The sessions of a local "
-                "pool, and their executions, end with the process that opened the pool."
+                f"The session {identifier!r} has no execution {execution_id!r}, or no longer has it. The sessions "
+                "of a local pool, and their executions, end with the process that opened the pool."
             )
         if tools is not None and tools.log is not None:
             for call in resumable.pending.log.ended:

@@ -97,7 +97,8 @@ class LocalDirectory:
             found.append(LocalFile(directory.joinpath(*parts), parts, check_file_path(str(path_there)), size))
         if not found:
             raise InvalidRequest(
-                f"The local directory {str(directory)!r} must contain at least one file: sessions keep no empty ones."
+                f"The local directory {str(directory)!r} must contain at least one file: sessions keep no empty "
+                "directories."
             )
         return found
 
@@ -223,7 +224,7 @@ def _parts_below(entry: RemoteFile, directory: str) -> tuple[str, ...]:
     path = entry.path
     parts = path.removeprefix(f"{directory}/").split("/") if path.startswith(f"{directory}/") else [""]
     if not all(map(_is_name, parts)):
-        raise FileRefused(errno.EINVAL, "The session lists a file whose name is not valid on this machine", path)
+        raise FileRefused(errno.EINVAL, "The session lists a file under a path that cannot be used", path)
     if len(parts) > _MAX_DEPTH:
         raise FileRefused(errno.ENAMETOOLONG, "The session lists a file that is too many directories deep", path)
     return tuple(parts)

@@ -78,7 +78,7 @@ def check_execution_id(execution_id: str) -> str:
     """
     if not isinstance(execution_id, str) or not _EXECUTION_ID.fullmatch(execution_id):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidRequest(
-            "The id of an execution must have 1 to 128 characters, ASCII letters, digits, hyphens and underscores, not "
+            "The id of an execution must have 1 to 128 ASCII letters, digits, hyphens and underscores, not "
             f"{brief(execution_id)}."
         )
     return execution_id

@@ -129,7 +129,7 @@ class CustomSandbox(PortSandbox):
             case "oom", _:
                 return "it ran out of memory"
             case "killed", _:
-                return "it was killed, probably because it ran out of memory"
+                return "it was killed, perhaps because it ran out of memory"
             case "exit", code:
                 return f"it exited with code {code}"
             case _:

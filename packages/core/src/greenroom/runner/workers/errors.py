@@ -155,7 +155,7 @@ def _stderr(error: BaseException) -> str:
         return ""
     text: Any = getattr(error, "stderr", None) or getattr(error, "output", None) or ""
     text = text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
-    return f"The command's output:\n{_cut(text.strip(), _MAX_LINE)}" if text.strip() else ""
+    return f"The command wrote:\n{_cut(text.strip(), _MAX_LINE)}" if text.strip() else ""
 
 
 def _frames(first: TracebackType | None) -> list[str]:

@@ -244,14 +244,19 @@ class Worker:
             shell.user_ns_hidden,
             shell.user_ns["_oh"],
             vars(shell.displayhook),
+            vars(shell.InteractiveTB),
             linecache.cache,
         ]
+        histories = [getattr(shell.history_manager, name, None) for name in ("output_hist_reprs", "outputs")]
+        kept += [history for history in histories if history is not None]  # it depends on IPython's version
         before = [dict(names) for names in kept]
         supervisor, self._supervisor = self._supervisor, Nowhere()
-        for cell in rehearsed():
-            with open(os.devnull, "w", encoding="utf-8") as null, contextlib.redirect_stdout(null):
-                shell.run_cell(cell, store_history=False)
-        self._supervisor = supervisor
+        try:
+            for cell in rehearsed():
+                with open(os.devnull, "w", encoding="utf-8") as null, contextlib.redirect_stdout(null):
+                    shell.run_cell(cell, store_history=False)
+        finally:
+            self._supervisor = supervisor
         for names, content in zip(kept, before, strict=True):
             names.clear()
             names.update(content)

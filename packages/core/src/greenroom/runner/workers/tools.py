@@ -131,7 +131,7 @@ class Tools:
             except MemoryError:
                 call.end(error=f"The result of {call.tool} does not fit into the session's memory.")
             except (ValueError, RecursionError):  # other clients than ours can send anything
-                call.end(error=f"The result of {call.tool} is not valid JSON.")
+                call.end(error=f"The result of {call.tool} is not JSON that Python can read.")
             else:
                 call.end(value)
 

@@ -198,8 +198,8 @@ async def while_connected(request: Request) -> AsyncGenerator[None, None]:
     watching.add_done_callback(leave)
     try:
         yield
-    except asyncio.CancelledError:
-        if disconnected and task.uncancel() <= cancellations:
+    except BaseException as error:
+        if disconnected and task.uncancel() <= cancellations and isinstance(error, asyncio.CancelledError):
             raise ClientDisconnect from None
         raise
     finally:

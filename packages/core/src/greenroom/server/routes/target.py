@@ -134,7 +134,7 @@ def parse_query(request: Request) -> dict[str, str]:
     names = [name for name, _ in fields]
     if repeated := {name for name in names if names.count(name) > 1}:
         name = min(repeated)
-        raise BadRequest(f"The query parameter {name!r:.100} must not be repeated.", target=f"{name:.100}")
+        raise BadRequest(f"A query parameter must not be repeated, as {name!r:.100} is.", target=f"{name:.100}")
     return dict(fields)
 
 

@@ -19,7 +19,7 @@ _MAX_WAITING = 1000  # lines; further ones are dropped
 _CLOSE_TIMEOUT = 1.0
 _GATHER = 0.05
 """Seconds for which further lines are awaited, as switching to the thread takes longer than making a line."""
-_MOST_TOGETHER = 100  # lines in one write
+_MOST_TOGETHER = 2 << 10  # bytes to which one more line is added: a pipe takes up to 4 KiB in one piece
 
 
 class Entry:
@@ -83,11 +83,10 @@ class LineHandler(logging.Handler):
             lines = [self._waiting.get()]
             if self._waiting.empty():
                 time.sleep(_GATHER)
-            taken = 1
             with contextlib.suppress(queue.Empty):
-                while taken < _MOST_TOGETHER:
+                while sum(map(len, lines)) < _MOST_TOGETHER:
                     lines.append(self._waiting.get_nowait())
-                    taken += 1
+            taken = len(lines)
             if (dropped := self._dropped) > told:
                 lines.insert(0, json.dumps({"dropped": dropped - told}).encode() + b"\n")
                 told = dropped
