@@ -210,7 +210,7 @@ class TestChangesWhileItRuns:
         async with aiodocker.Docker() as client:
             config = await (await client.containers.get(sandbox.id)).show()
         assert config["HostConfig"]["Memory"] == config["HostConfig"]["MemorySwap"] == 512 * MIB
-        with pytest.raises(InvalidRequest, match="cannot become 1 bytes"):
+        with pytest.raises(InvalidRequest, match="cannot be set to 1 bytes"):
             await sandbox.limit_memory(1)
         await sandbox.kill()
 

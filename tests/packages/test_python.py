@@ -170,7 +170,7 @@ def test_a_package_that_does_not_exist_is_named(index: Index, installer: str) ->
         ([5], "must contain package names or file paths, not int"),
         ("--index-url=https://x.example", "in pip's form"),
         (["-e", "."], "in pip's form"),
-        ("other.json", "with the name package-lock.json"),
+        ("other.json", "named package-lock.json, not 'other.json'"),
         (["package-lock.json", "polars"], "either a single package-lock.json"),
         ("package-lock.json", "must be Python packages"),
         ("missing.txt", "missing.txt cannot be read"),

@@ -239,7 +239,7 @@ def _path(item: str | os.PathLike[str]) -> Path:
     if "\0" in str(path):
         raise ValueError("must have file paths without NUL characters")
     if path.suffix == ".json" and path.name not in NODE_LOCKS:
-        raise ValueError(f"must have a lock of Node packages named {NODE_LOCKS[0]}, not {printable(path.name)}")
+        raise ValueError(f"must have a lock of Node packages named {NODE_LOCKS[0]}")
     return path.absolute()
 
 
