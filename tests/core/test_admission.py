@@ -206,3 +206,21 @@ def test_the_memory_that_is_read_is_that_of_the_sandboxes() -> None:
         assert here is not None
         assert process.total <= here.total
         assert read_memory() is not None
+
+
+@in_virtual_time
+async def test_a_start_gives_way_to_running_code_but_not_to_a_waiting_caller() -> None:
+    pool = Pool(8 * GIB, ready_session_instances=1)
+    await asyncio.sleep(5)
+    clock = asyncio.get_running_loop().time
+    async with pool.allocator.lease("a"):
+        await asyncio.sleep(1.01)
+        assert pool.allocator.status().ready == 0
+        await asyncio.sleep(0.02)
+        assert pool.allocator.status().ready == 1
+        async with pool.allocator.lease("b"):
+            await asyncio.sleep(0.01)  # a replacement gives way
+            began = clock()
+            async with pool.allocator.lease("c"):
+                assert clock() - began == pytest.approx(1)
+    await pool.allocator.close()

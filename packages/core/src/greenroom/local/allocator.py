@@ -58,6 +58,7 @@ from greenroom.telemetry import (
 _CLOSE_TIMEOUT = 15.0
 _START_TIMEOUT = 60.0
 _HOLD_AFTER_FAILURE = 5.0
+_GIVE_WAY = 0.02  # a start takes both processors of a small machine, and a session's first code milliseconds
 _MAX_REMEMBERED = 10_000  # identifiers whose instances have ended; a few megabytes
 
 
@@ -126,6 +127,7 @@ class Allocator(Generic[InstanceT]):
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._satisfied = False
+        self._awaited = asyncio.Event()  # a caller waits for a start
         """Whether nothing was waiting when the state was last advanced."""
         self._review(self._clock())
         self._advance()
@@ -287,6 +289,8 @@ class Allocator(Generic[InstanceT]):
             self._review(now)
         pending.callers += 1
         self._advance(now)
+        if not pending.place.done():
+            self._awaited.set()
         try:
             with tracing.spanning(tracing.ALLOCATE_SESSION, tracing.session_attributes(identifier)) as span:
                 span.set({"greenroom.session.warm": pending.place.done()})
@@ -397,6 +401,8 @@ class Allocator(Generic[InstanceT]):
         return task
 
     async def _start(self, slot: Slot) -> None:
+        await self._give_way()
+        slot.began = slot.since = self._clock()
         try:
             async with asyncio.timeout(self._start_timeout):
                 instance = self._instances[slot.number] = await self._start_instance(lambda: self._lost(slot))
@@ -427,6 +433,15 @@ class Allocator(Generic[InstanceT]):
             self._state.quick = quick
             if not self._state.closing:
                 self._advance()
+
+    async def _give_way(self) -> None:
+        """Let code run first that has just begun, unless a caller waits for a start."""
+        if self._state.waiters or not any(slot.users for slot in self._state.slots.values()):
+            return
+        self._awaited.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_GIVE_WAY):
+                await self._awaited.wait()
 
     def _failed(self, slot: Slot, error: Exception) -> None:
         failure = start_failure(error, started=slot.number in self._instances)
