@@ -217,7 +217,7 @@ def http(url: str, rounds: int) -> Generator[Row]:
             each_of = {name: [value / calls for value in values] for name, values in times.items()}
             what = f"`1+1` over HTTP, {callers} caller{'s' * (callers > 1)}, per call of {calls}"
             yield Row(what, each_of["http"], "core", each_of["core"], 3)
-            yield Row(what, each_of["http"], "empty route, httpx", each_of["route"], 3)
+            yield Row(what, each_of["http"], "empty route, httpx", each_of["route"])
 
 
 def _run(function: Callable[..., Coroutine[Any, Any, None]], *arguments: object) -> None:
