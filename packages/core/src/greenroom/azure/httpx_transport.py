@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import ssl
-from collections.abc import Generator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Mapping
+from contextlib import AbstractContextManager
 from http.cookiejar import CookieJar
-from typing import Any, Self
+from typing import Any, Final, Self, cast
 
 import httpx
 
 from greenroom.azure.transport import Broken, Request, Response, Unreachable
 from greenroom.errors import InvalidRequest
+
+KEPT: Final[dict[str, Any]] = {"max_connections": None, "max_keepalive_connections": 100, "keepalive_expiry": 15}
+"""How many connections a transport has and keeps, and for how many seconds."""
 
 
 class HttpxTransport:
@@ -29,7 +33,7 @@ class HttpxTransport:
         Raises:
             InvalidRequest: the URL's host is not a valid name.
         """
-        check_host(url)
+        checked_url(url)
         verify: ssl.SSLContext | bool = True if ssl_context is None else ssl_context
         if verify is True and url.startswith("http:"):
             verify = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # trusts no authorities, as loading them takes 50 ms
@@ -38,7 +42,7 @@ class HttpxTransport:
             verify=verify,
             trust_env=not url.startswith("http:"),
             follow_redirects=False,  # only the endpoint may get the token
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=15),
+            limits=httpx.Limits(**KEPT),
             cookies=_NoCookies(),
         )
 
@@ -60,24 +64,30 @@ class HttpxTransport:
                 stream=True,
             )
         headers, raw = dict(response.headers.items()), response.headers.raw
-        return Response(response.status_code, headers, _Chunks(response), response.aclose, raw)
+        return Response(response.status_code, headers, Chunks(response.stream, _own_errors), response.aclose, raw)
 
     async def close(self) -> None:
         await self._client.aclose()
 
 
-class _Chunks:
+class Chunks:
     """The body of a response; httpx's own iterators would decompress it without a limit."""
 
-    def __init__(self, response: httpx.Response) -> None:
-        assert isinstance(response.stream, httpx.AsyncByteStream)  # noqa: S101  an asynchronous client's always is
-        self._chunks = aiter(response.stream)
+    def __init__(self, stream: object, own_errors: Callable[[], AbstractContextManager[None]]) -> None:
+        """
+        Args:
+            stream: the stream of a response.
+            own_errors: turns the library's errors into those of a `Transport`.
+        """
+        assert isinstance(stream, AsyncIterable)  # noqa: S101  an asynchronous client's always is
+        self._chunks: AsyncIterator[bytes] = aiter(cast("AsyncIterable[bytes]", stream))
+        self._own_errors = own_errors
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> bytes:
-        with _own_errors():
+        with self._own_errors():
             return await anext(self._chunks)
 
 
@@ -88,16 +98,18 @@ class _NoCookies(CookieJar):
         del response, request
 
 
-def check_host(url: str) -> None:
-    """Check the host of a URL.
+def checked_url(url: str) -> httpx.URL:
+    """Return a parsed URL if its host is valid.
 
     Raises:
         InvalidRequest: it is not a valid name.
     """
     try:
-        _ = httpx.URL(url).host
+        parsed = httpx.URL(url)
+        _ = parsed.host
     except (httpx.InvalidURL, UnicodeError) as error:  # UnicodeError: an invalid international label
         raise InvalidRequest(f"The host of a URL must be a valid name, not that of {url!r:.200}: {error}.") from None
+    return parsed
 
 
 def reason(error: Exception) -> str:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import select
-from collections.abc import AsyncIterable, Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from functools import lru_cache, partial
-from typing import Any, Self
+from typing import Any
 
 import httpcore
 import httpx
 
-from greenroom.azure.httpx_transport import check_host, reason
+from greenroom.azure.httpx_transport import KEPT, Chunks, checked_url, reason
 from greenroom.azure.transport import Broken, Request, Response, Unreachable
 
 _MOST_UNREAD = 256 << 10
@@ -35,13 +35,10 @@ class PlainTransport:
         Raises:
             InvalidRequest: the URL's host is not a valid name.
         """
-        check_host(url)
-        origin = httpx.URL(url)
+        origin = checked_url(url)
         self._url = partial(httpcore.URL, scheme=b"http", host=origin.raw_host, port=origin.port)
         self._added = ((b"Host", origin.netloc), (b"Accept", b"*/*"), (b"Connection", b"keep-alive"))
-        self._pool = httpcore.AsyncConnectionPool(
-            max_connections=None, max_keepalive_connections=100, keepalive_expiry=15, network_backend=_Sockets()
-        )
+        self._pool = httpcore.AsyncConnectionPool(**KEPT, network_backend=_Sockets())
 
     async def send(self, request: Request) -> Response:
         times = {
@@ -64,7 +61,8 @@ class PlainTransport:
         for raw_name, raw_value in response.headers:
             name, value = _text(raw_name).lower(), _text(raw_value)
             headers[name] = f"{headers[name]}, {value}" if name in headers else value
-        return Response(response.status, headers, _Chunks(response), response.aclose, response.headers)
+        chunks = Chunks(response.stream, _own_errors)
+        return Response(response.status, headers, chunks, response.aclose, response.headers)
 
     async def close(self) -> None:
         await self._pool.aclose()
@@ -94,21 +92,6 @@ def _text(field: bytes) -> str:
 def _target(url: str) -> bytes:
     """Return the path and the query, percent-encoded as by httpx, which takes long; most requests repeat a URL."""
     return httpx.URL(url).raw_path
-
-
-class _Chunks:
-    """The body of a response."""
-
-    def __init__(self, response: httpcore.Response) -> None:
-        assert isinstance(response.stream, AsyncIterable)  # noqa: S101  an asynchronous pool's always is
-        self._chunks = aiter(response.stream)
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> bytes:
-        with _own_errors():
-            return await anext(self._chunks)
 
 
 class _Sockets(httpcore.AsyncNetworkBackend):
