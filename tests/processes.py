@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 
-def descendants(owner: int) -> set[int]:
-    """The descendants of a process, including those that have ended and that nobody has waited for."""
-    children: dict[int, list[int]] = {}
+def statistics() -> Iterator[tuple[int, list[str]]]:
+    """Every process, and the fields of its `/proc/PID/stat` that follow its name."""
     for process in Path("/proc").iterdir():
         if process.name.isdigit():
             try:
                 fields = (process / "stat").read_text().rpartition(")")[2].split()
             except OSError:
                 continue
-            children.setdefault(int(fields[1]), []).append(int(process.name))
+            yield int(process.name), fields
+
+
+def descendants(owner: int) -> set[int]:
+    """The descendants of a process, including those that have ended and that nobody has waited for."""
+    children: dict[int, list[int]] = {}
+    for process, fields in statistics():
+        children.setdefault(int(fields[1]), []).append(process)
     found: set[int] = set()
     waiting = [owner]
     while waiting:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.processes import statistics
 
 from greenroom.testing import engine_pool
 
@@ -76,17 +77,15 @@ def unprivileged(python: Path, attacks: tuple[str, str]) -> subprocess.Popen[str
 def statuses() -> dict[int, tuple[int, str, int]]:
     """By process: its parent, when it started, and its namespace of processes (0 where that is hidden)."""
     found: dict[int, tuple[int, str, int]] = {}
-    for process in Path("/proc").iterdir():
-        if process.name.isdigit():
-            namespace = 0
-            try:
-                fields = (process / "stat").read_text().rpartition(")")[2].split()
-                with contextlib.suppress(PermissionError):
-                    namespace = (process / "ns/pid").stat().st_ino
-            except OSError:
-                continue
-            if fields[0] != "Z":
-                found[int(process.name)] = (int(fields[1]), fields[19], namespace)
+    for process, fields in statistics():
+        namespace = 0
+        try:
+            with contextlib.suppress(PermissionError):
+                namespace = Path(f"/proc/{process}/ns/pid").stat().st_ino
+        except OSError:
+            continue
+        if fields[0] != "Z":
+            found[process] = (int(fields[1]), fields[19], namespace)
     return found
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.processes import containers
+from tests.processes import containers, statistics
 from tests.waiting import within
 
 from greenroom import SessionPool
@@ -86,16 +86,7 @@ ENDS: dict[str, tuple[str, int, list[str]]] = {
 
 def processes() -> dict[int, tuple[int, str]]:
     """By process: its parent, and when it started."""
-    found: dict[int, tuple[int, str]] = {}
-    for process in Path("/proc").iterdir():
-        if process.name.isdigit():
-            try:
-                fields = (process / "stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            if fields[0] != "Z":
-                found[int(process.name)] = (int(fields[1]), fields[19])
-    return found
+    return {process: (int(fields[1]), fields[19]) for process, fields in statistics() if fields[0] != "Z"}
 
 
 def below(owner: int) -> set[tuple[int, str]]:
