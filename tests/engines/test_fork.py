@@ -187,7 +187,14 @@ def module(python: Path, name: str) -> Path:
     ("code", "reason"),
     [
         ("import threading, time\nthreading.Thread(target=time.sleep, args=[9999], daemon=True).start()", "1 threads"),
-        ("kept = open('/etc/passwd')", "files open: /etc/passwd"),
+        ("kept = open('/tmp/kept', 'w')", "files open: /tmp/kept"),
+        ("open('/tmp/kept', 'w').close()\nkept = open('/tmp/kept')", "files open: /tmp/kept"),
+        ("kept = open('/proc/cpuinfo')", "files open: /proc/cpuinfo"),  # of the template's own /proc
+        ("import fcntl\nkept = open('/usr/bin/env')\nfcntl.flock(kept, fcntl.LOCK_SH)", "files open: /usr/bin/env"),
+        ("import os\nkept = os.open('/usr', os.O_RDONLY)", "files open: /usr"),
+        ("import os\nkept = os.open('/usr/bin/env', os.O_PATH)", "files open: /usr/bin/env"),
+        ("import os\nkept = os.memfd_create('kept')", "files open: /memfd:kept"),
+        ("import os\nkept = os.pipe()", "files open: pipe:"),
         ("import mmap\nkept = mmap.mmap(-1, 4096)", "forks would share: /dev/zero"),
         ("import multiprocessing\nkept = multiprocessing.Lock()", "forks would share: /dev/shm/sem."),
         ("import subprocess\nkept = subprocess.Popen(['sleep', '9999'])", "1 processes"),
@@ -207,6 +214,84 @@ def test_modules_that_a_fork_would_break_prevent_forking(
         with pool.session() as session:
             assert not is_forked(session)
     assert [reason in record.getMessage() for record in caplog.records] == [True]
+
+
+READS = """
+import os
+file = open(__file__, "rb", buffering=0)
+file.read(2)
+os.set_inheritable(file.fileno(), True)
+other = open("/usr/bin/env", "rb")
+"""
+
+FILES = """
+import json, os, re, reads
+links = [f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd")]
+kept = sorted(re.sub(r"\\d+", "N", os.readlink(link)) for link in links if os.path.exists(link))
+contents = os.pread(reads.other.fileno(), 4, 0).decode("latin-1")
+print(json.dumps([reads.file.tell(), os.get_inheritable(reads.file.fileno()), contents, kept]))
+"""
+
+
+def test_files_that_modules_have_opened_for_reading_are_each_forks_own(
+    python: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    module(python, "reads").write_text(READS)
+    url = f"bubblewrap:?python={python}"
+    with (
+        engine_pool(url, preload=["reads"], ready_session_instances=0) as pool,
+        engine_pool(f"{url}&fork=off", preload=["reads"], ready_session_instances=0) as fresh,
+        ExitStack() as stack,
+    ):
+        stack.enter_context(pool.session()).execute("1")  # before the modules are imported
+        one, other, new = (stack.enter_context(each.session()) for each in (pool, pool, fresh))
+        expected = told(new, FILES)
+        assert expected[:3] == [2, True, "\x7fELF"]
+        assert told(one, FILES) == expected
+        one.execute("reads.file.read()").raise_for_error()
+        assert told(other, FILES) == expected
+        assert is_forked(one)
+        assert is_forked(other)
+        assert "reads.py" not in one.shell("ls -l /proc/self/fd/").stdout
+        one.execute("import os; os._exit(1)")  # the next worker is forked from the same supervisor
+        assert told(one, FILES) == expected
+    assert not caplog.records
+
+
+def test_a_session_outlives_the_replacement_of_a_file_that_its_modules_keep_open(
+    python: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = module(python, "data")
+    data.write_text("old")
+    module(python, "reads").write_text(f"file = open({str(data)!r})")
+    read = "import json, os, reads; print(json.dumps(os.pread(reads.file.fileno(), 9, 0).decode()))"
+    url = f"bubblewrap:?python={python}"
+    with engine_pool(url, preload=["reads"], ready_session_instances=0) as pool, pool.session() as session:
+        pool.session().execute("1")
+        session.upload(b"kept", "kept.txt")
+        assert told(session, read) == "old"
+        assert is_forked(session)
+        data.with_name("newer").write_text("new")
+        data.with_name("newer").rename(data)
+        session.execute("import os; os._exit(1)")
+        assert told(session, read) == "old"
+        assert session.download("kept.txt") == b"kept"
+        with pool.session() as later:
+            assert told(later, read) == "new"
+            assert not is_forked(later)
+    assert [record.getMessage().endswith("data.py (it has been replaced).") for record in caplog.records] == [True]
+
+
+def test_files_that_nothing_uses_any_more_do_not_prevent_forking(
+    python: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    in_a_cycle = "import gc\ngc.disable()\nkept = [open('/usr/bin/env')]\nkept.append(kept)\ndel kept"
+    module(python, "reads").write_text(in_a_cycle)
+    with engine_pool(f"bubblewrap:?python={python}", preload=["reads"], ready_session_instances=0) as pool:
+        pool.session().execute("1")
+        with pool.session() as session:
+            assert is_forked(session)
+    assert not caplog.records
 
 
 def test_no_ended_sandbox_is_kept_for_a_module_that_waits_for_children(python: Path) -> None:
@@ -276,15 +361,16 @@ def test_nothing_is_left_of_sessions_or_of_a_pool() -> None:
         with pool.session() as session:
             session.execute("1")
         while_open = _kept()
+        (template,) = templates() - others
+        descriptors = {*Path(f"/proc/{template}/fd").iterdir()}
         for _ in range(5):
             with ExitStack() as stack:
                 for _ in range(4):
                     stack.enter_context(pool.session()).execute("1").raise_for_error()
         assert within(30, lambda: _kept() == while_open), (_kept(), while_open)
-        (template,) = templates() - others
         sandboxes = Path(f"/proc/{template}/task/{template}/children").read_text().split()
         assert sandboxes == []
-        assert len(list(Path(f"/proc/{template}/fd").iterdir())) == 5  # the standard streams, its socket, its namespace
+        assert {*Path(f"/proc/{template}/fd").iterdir()} == descriptors
     assert within(30, lambda: _kept() == before), (_kept(), before)
     assert templates() == others
 

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import NamedTuple, NoReturn
 
 from .confine import WORKER_STEP_DOWN, be_dumpable
+from .open_files import OpenFile, close_all_except, open_again
 from .protocol import Decoder
 
 DEFAULT_CONTAINER_TYPE = "PythonLTS"
@@ -32,6 +33,15 @@ class Command(NamedTuple):
     """Bytes of memory that it reserves without using them, which `RLIMIT_DATA` counts."""
     out_of_memory: bytes | None = None
     """Text that it writes to its standard error before it crashes for lack of memory."""
+
+
+class Origin(NamedTuple):
+    """How forks of this process become workers."""
+
+    become: Callable[[int, int], NoReturn]
+    """Given descriptors for orders and for acknowledgements, turns a fork into a worker."""
+    files: list[OpenFile]
+    """Files that the modules of this process keep open."""
 
 
 NOBODY_THERE = {
@@ -141,14 +151,6 @@ def output_pipes(user: int | None) -> tuple[list[Pipe], list[int]]:
     return [Pipe("stdout", out_read), Pipe("stderr", err_read)], [out_write, err_write]
 
 
-def close_from(first: int) -> None:
-    """Close all descriptors of this process from a number upwards."""
-    for number in map(int, os.listdir("/proc/self/fd")):
-        if number >= first:
-            with contextlib.suppress(OSError):  # the descriptor of the listing itself
-                os.close(number)
-
-
 def python_environment() -> dict[str, str]:
     """Return the variables that a Python worker has in addition to those of its sandbox."""
     return {name: value for name, value in _python("").environment.items() if name not in os.environ}
@@ -178,8 +180,8 @@ def _spawn(command: Command, ends: list[int]) -> int:
     )
 
 
-def _fork(environment: dict[str, str], ends: list[int], become: Callable[[int, int], NoReturn], *, needed: int) -> int:
-    """Fork a worker with these as its only descriptors; return its process.
+def _fork(environment: dict[str, str], ends: list[int], origin: Origin, *, needed: int) -> int:
+    """Fork a worker with these and the origin's files as its only descriptors; return its process.
 
     The child first allocates the memory that a worker needs and frees it; if that fails, the child ends.
 
@@ -195,13 +197,17 @@ def _fork(environment: dict[str, str], ends: list[int], become: Callable[[int, i
         for number in (signal.SIGCHLD, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
         spare = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in ends]
-        for number, descriptor in enumerate(spare):
+        kept = {file.descriptor for file in origin.files}
+        numbers = [number for number in range(len(ends) + len(kept)) if number not in kept][: len(ends)]
+        for number, descriptor in zip(numbers, spare, strict=True):
             os.dup2(descriptor, number)
-        close_from(len(ends))
+        close_all_except({*numbers, *kept})
+        for file in origin.files:
+            open_again(file)
         be_dumpable()
         bytearray(needed)[::4096] = bytes(range(1, 2)) * (needed // 4096)
         os.environ.update({**environment, **os.environ})
-        become(3, 4)
+        origin.become(*numbers[3:])
     except BaseException:  # noqa: BLE001  nothing else can be done with it here
         traceback.print_exc()
     finally:
@@ -217,7 +223,7 @@ class WorkerProcess:
         *,
         user: int | None,
         rlimits: dict[str, int],
-        become: Callable[[int, int], NoReturn] | None = None,
+        origin: Origin | None = None,
         after_lack_of_memory: bool = False,
     ) -> None:
         """
@@ -225,8 +231,7 @@ class WorkerProcess:
             container_type: determines the kind of worker.
             user: the user that the worker becomes, if the supervisor is root.
             rlimits: the worker's resource limits, by name without `RLIMIT_`.
-            become: turns a fork of this process into the worker, given descriptors for orders and for
-                acknowledgements; by default the worker is a new program.
+            origin: how a fork of this process becomes the worker; by default the worker is a new program.
             after_lack_of_memory: whether the previous worker was killed for lack of memory.
         """
         mine, theirs = socket.socketpair()
@@ -236,10 +241,10 @@ class WorkerProcess:
         null = os.open(os.devnull, os.O_RDONLY)
         command = _COMMANDS[container_type]("" if user is None else WORKER_STEP_DOWN.format(user))
         ends = [null, out_write, err_write, theirs.fileno(), acks_read]
-        if become is None:
+        if origin is None:
             self.pid = _spawn(command, ends)
         else:
-            self.pid = _fork(command.environment, ends, become, needed=_NEEDED if after_lack_of_memory else 0)
+            self.pid = _fork(command.environment, ends, origin, needed=_NEEDED if after_lack_of_memory else 0)
         if "DATA" in rlimits:
             rlimits = {**rlimits, "DATA": rlimits["DATA"] + command.reserved}
         for name, limit in rlimits.items():

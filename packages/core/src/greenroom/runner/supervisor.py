@@ -29,7 +29,7 @@ from .pieces import Pieces
 from .protocol import Decoder, Frame, FrameError, HostEvent, HostOrder, WorkerOrder, crash, encode
 from .run import Run, parse_error
 from .shell import Shell
-from .spawn import DEFAULT_CONTAINER_TYPE, SHELL, WorkerProcess, check_container_type
+from .spawn import DEFAULT_CONTAINER_TYPE, SHELL, Origin, WorkerProcess, check_container_type
 
 _CHUNK = 1 << 16  # the default capacity of a pipe
 _WIDE = 1 << 18  # a larger capacity: a chunk of a file
@@ -482,12 +482,12 @@ def main() -> NoReturn:
     supervise(settings)
 
 
-def supervise(settings: Mapping[str, Any], become: Callable[[int, int], NoReturn] | None = None) -> NoReturn:
+def supervise(settings: Mapping[str, Any], origin: Origin | None = None) -> NoReturn:
     """Serve the host on standard input and output until it is gone.
 
     Args:
         settings: the engine's settings.
-        become: turns forks of this process into workers; by default workers are new programs.
+        origin: how forks of this process become workers; by default workers are new programs.
     """
     container_type: str = settings.get("container_type", DEFAULT_CONTAINER_TYPE)
     worker_uid = settings.get("worker_uid")
@@ -498,7 +498,7 @@ def supervise(settings: Mapping[str, Any], become: Callable[[int, int], NoReturn
     os.dup2(null, 0)
     os.close(null)
     rlimits: dict[str, int] = settings.get("rlimits", {})
-    spawn = partial(WorkerProcess, container_type, user=worker_uid, rlimits=rlimits, become=become)
+    spawn = partial(WorkerProcess, container_type, user=worker_uid, rlimits=rlimits, origin=origin)
     try:
         Supervisor(
             stdin,

@@ -26,7 +26,8 @@ from . import isolation, seccomp
 from .confine import confine, drop_capabilities
 from .files import DATA_DIR
 from .lookups import Lookups
-from .spawn import close_from, python_environment
+from .open_files import OpenFile, close_all_except, left_open, open_by_path
+from .spawn import Origin, python_environment
 from .supervisor import prepare_home, supervise
 from .workers.link import Nowhere
 from .workers.python import Worker, prepare
@@ -64,6 +65,7 @@ class Template:
         self._variables = python_environment()
         self._kept = isolation.shown_in_writable()
         self._refusal: str | None = None
+        self._files: list[OpenFile] = []
         self._sandboxes: set[int] = set()
         self._fillers: list[bytes] = []
         os.environ.update(self._variables)
@@ -90,8 +92,8 @@ class Template:
         _warm_up(self._worker)
         self._lookups.end()
         self._home = _files_of_home()
+        gc.collect()  # objects that nothing uses can keep files open
         self._review()
-        gc.collect()
         self._fillers = _fill_gaps()
         gc.freeze()  # collections in a sandbox must not touch, and so copy, shared pages
 
@@ -112,11 +114,9 @@ class Template:
             os.waitpid(pid, 0)
         if (threads := len(os.listdir("/proc/self/task"))) > 1:
             return f"the preloaded modules have left {threads - 1} threads running"
-        known = {0, 1, 2, self._control.fileno(), self._own}
-        if left := [
-            number for number in map(int, os.listdir("/proc/self/fd")) if number not in known and _is_open(number)
-        ]:
-            return f"the preloaded modules have left files open: {', '.join(map(_describe, left))}"
+        self._files, others = left_open({0, 1, 2, self._control.fileno(), self._own})
+        if others:
+            return f"the preloaded modules have left files open: {', '.join(others)}"
         if shared := _shared_memory():
             return f"the preloaded modules have memory that forks would share: {', '.join(shared)}"
         if started := _children() - self._sandboxes:
@@ -171,7 +171,7 @@ class Template:
             isolation.join(descriptors[4:])
             for number, descriptor in enumerate(descriptors[1:4]):
                 os.dup2(descriptor, number)
-            answer = _keep_only(answer)
+            close_all_except({0, 1, 2, answer, *(file.descriptor for file in self._files)})
             os.setsid()
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -188,12 +188,13 @@ class Template:
             if user is None:
                 drop_capabilities()
             confine(uid=user, worker_uid=None, allow_unfiltered=request.get("allow_unfiltered", False))
+            _open_by_path(self._files)
             for name in self._variables:
                 del os.environ[name]
             _write_home(self._home)
             _send(answer, b"I")
             os.close(answer)
-            supervise(request, partial(_serve, self._worker))
+            supervise(request, Origin(partial(_serve, self._worker), self._files))
         except BaseException as error:  # noqa: BLE001  the host reports it
             with contextlib.suppress(OSError):
                 _send(answer, _failure(error))
@@ -250,11 +251,14 @@ def _write_home(files: list[tuple[str, bytes | None]]) -> None:
                 file.write(content)
 
 
-def _keep_only(descriptor: int) -> int:
-    """Close all descriptors except the standard streams and this one; return its new number."""
-    os.dup2(descriptor, 3, inheritable=False)
-    close_from(4)
-    return 3
+def _open_by_path(files: list[OpenFile]) -> None:
+    for file in files:
+        try:
+            open_by_path(file)
+        except OSError as error:
+            if error.errno in _BUSY:
+                raise
+            raise _Unsound(f"the preloaded modules have left files open: {file.path} ({error.strerror})") from error
 
 
 def _send(answer: int, data: bytes, *descriptors: int) -> None:
@@ -324,20 +328,6 @@ def _shared_memory() -> list[str]:
 def _is_read_only(place: str) -> bool:
     """Whether this is a file that this process cannot write to, even as root."""
     return os.path.isfile(place) and not os.access(place, os.W_OK)
-
-
-def _is_open(descriptor: int) -> bool:
-    try:
-        os.fstat(descriptor)
-    except OSError:
-        return False
-    return True
-
-
-def _describe(descriptor: int) -> str:
-    with contextlib.suppress(OSError):
-        return os.readlink(f"/proc/self/fd/{descriptor}")
-    return str(descriptor)
 
 
 def main() -> NoReturn:

@@ -204,7 +204,8 @@ class HostAttacks(AttackBase):
         found: dict[str, str] = ask(session, code)
         belongs = ("pipe:", "socket:", "anon_inode:", "/dev/null", "/dev/urandom", "host:")
         assert found
-        assert [name for name in found.values() if not name.startswith(belongs)] == []
+        # Some versions of libffi keep their own library open.
+        assert [name for name in found.values() if not name.startswith(belongs) and "/libffi.so" not in name] == []
 
     def test_programs_of_the_code_inherit_no_descriptor(self, shared: Session) -> None:
         code = (
