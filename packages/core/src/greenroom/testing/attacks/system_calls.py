@@ -241,7 +241,7 @@ class SystemCallAttacks(AttackBase):
             "        attempt(os.sched_setaffinity, 0, os.sched_getaffinity(0)),\n"
             "        attempt(os.sched_getaffinity, 1) in ('done', 'EPERM'),\n"
             "        attempt(os.nice, 1),\n"
-            "        attempt(os.setpriority, os.PRIO_PROCESS, 0, 5),\n"
+            "        attempt(os.setpriority, os.PRIO_PROCESS, 0, 19),\n"
             "        attempt(os.sched_setscheduler, 0, os.SCHED_BATCH, os.sched_param(0)),\n"
             "        attempt(resource.setrlimit, resource.RLIMIT_CORE, (0, 0)),\n"
             "        attempt(resource.prlimit, ended.pid, resource.RLIMIT_NOFILE),\n"
