@@ -23,7 +23,8 @@ BESIDE := flock --shared $(READY)
 # The tests that need no engine and no framework.
 UNIT := @tests/unit.txt
 # What measures the core: every room of it but Docker's, in minutes.
-COVERED := $(UNIT) tests/engines/test_bubblewrap.py tests/server -m "not alone and not soak and not slow"
+COVERED := $(UNIT) $(addprefix tests/,engines/test_bubblewrap.py server azure_pool control_client forking mcp notebooks \
+	packages progress pytest_plugin telemetry ui wire) -m "not alone and not soak and not slow"
 
 .DEFAULT_GOAL := help
 .PHONY: help demo check types test test-together test-alone soak fidelity test-cgroups2 test-httpx2 test-lowest test-newest lint clients pictures parity openapi nel docs docs-serve docs-links reference bench load coverage format release version first-use usage-check ready-instances lock wheels clean
