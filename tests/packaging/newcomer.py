@@ -68,9 +68,9 @@ def run(root: Path, name: str, commands: str, *, user: int = 0) -> None:
     environment = {**kept, "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": home}
     shared = [path for path in SETTINGS if path and not (path == "/etc/pip.conf" and (root / "etc/pip.conf").exists())]
     command = [
-        *("bwrap", "--bind", root, "/", "--dev", "/dev", "--proc", "/proc"),
+        *("bwrap", "--bind", root, "/", "--dev", "/dev", "--bind", "/proc", "/proc"),
         *(argument for path in shared for argument in ("--ro-bind-try", path, path)),
-        *("--cap-add", "ALL", "--unshare-pid", "--die-with-parent", "--chdir", home),
+        *("--cap-add", "ALL", "--die-with-parent", "--chdir", home),
         *(("setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups") if user else ()),
         *("bash", "-eux", "-c", commands),
     ]
