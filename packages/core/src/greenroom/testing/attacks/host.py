@@ -402,4 +402,6 @@ class HostAttacks(AttackBase):
         names |= {machine.read_text().strip()} if machine.exists() else set()
         if len(socket.gethostname()) > 4:  # `vm` is part of many words
             names.add(socket.gethostname())
-        assert [name for name in names - {"", "greenroom"} for text in told if name in text] == []
+        names -= {"", "greenroom"}
+        # The directory of Python can be below a user's own, and is in PATH.
+        assert [name for name in names for text in told if name in text.replace(sys.prefix, "")] == []
