@@ -56,7 +56,7 @@ test-together: $(READY) $(OPENAPI)/.ready $(DOCS)/.ready
 test-alone: $(READY)
 	@$(BIN)/pytest -q --durations 20 -m "alone and not soak" tests/custom tests/orphans tests/soak || $(JUDGE) $$?
 
-coverage: $(READY) ## branch coverage of the core, by the tests that need no Docker
+coverage: $(READY) ## branch coverage of the core, at least 90 %, by the tests that need no Docker
 	@rm -rf .coverage && mkdir .coverage
 	@$(BIN)/coverage run -m pytest -q --numprocesses $(WORKERS) --dist worksteal --hypothesis-profile quick $(COVERED)
 	@$(BIN)/coverage combine --quiet
