@@ -34,6 +34,7 @@ def test_the_first_example_prints_the_output_shown_below_it(tmp_path: Path, monk
     "page",
     [
         "ci.md",
+        "executions.md",
         "forking.md",
         "logs.md",
         "node.md",
@@ -54,8 +55,11 @@ def test_the_programs_of_a_page_run(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GREENROOM_POOL", "bubblewrap:")
     names: dict[str, Any] = {}
-    for code in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text(), re.DOTALL):
-        exec(code, names)  # the page's own code
+    text = (ROOT / "docs" / page).read_text()
+    for code, shown in re.findall(r"```python\n(.*?)```(?:\n\n```\n(.*?)```)?", text, re.DOTALL):
+        with contextlib.redirect_stdout(io.StringIO()) as output:
+            exec(code, names)  # the page's own code
+        assert not shown or output.getvalue() == shown
     for name, check in list(names.items()):
         if name.startswith("test_") or name == "check_the_page":
             check(**{fixture: request.getfixturevalue(fixture) for fixture in inspect.signature(check).parameters})

@@ -11,7 +11,7 @@ import pytest
 from .pages import DOCS, ROOT
 
 PAGE = (DOCS / "troubleshooting.md").read_text()
-ENTRIES = re.split(r"^###? ", PAGE.partition("## No sandbox can be made")[2], flags=re.MULTILINE)[1:]
+ENTRIES = re.split(r"^###? ", PAGE.partition("\n## ")[2], flags=re.MULTILINE)[1:]
 QUOTED = re.findall(r"^```text\n(.*?)\n^```", PAGE, re.DOTALL | re.MULTILINE)
 
 

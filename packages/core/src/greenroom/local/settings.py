@@ -96,7 +96,8 @@ class PoolSettings(BaseModel):
     max_concurrent_sessions: int = Field(100, ge=1, le=1000)
     """The maximum number of sandboxes at the same time, warm ones included."""
     ready_session_instances: Annotated[int | Literal["auto"], BeforeValidator(_count_or_auto)] = 1
-    """How many warm sandboxes are kept ready for new sessions; `"auto"` follows demand."""
+    """How many warm sandboxes are kept ready for new sessions; `"auto"` follows demand. Unless it is set, none are kept
+    ready where sandboxes start quickly."""
     ready_wait_target: float = Field(0.1, ge=0, le=600)
     """With `"auto"`: the wait for a sandbox that 95 % of sessions should not exceed."""
     min_ready_session_instances: Annotated[int | None, BeforeValidator(_count)] = None

@@ -43,7 +43,7 @@ class ServerSettings(BaseModel):
     strict: bool = False
     """Whether to refuse requests that violate Azure's specification, even if its clients send them."""
     api_key_file: Path | None = None
-    """Digests of the API keys; see `greenroom.server.access.keys.read_keys`."""
+    """Digests of the API keys, as `greenroom api-key` writes them."""
     management_key_file: Path | None = None
     """Digests of the keys with which pools are created, changed and deleted, in the same form."""
     metrics_key_file: Path | None = None

@@ -12,13 +12,13 @@ class BubblewrapOptions(IsolationOptions):
     python: str | None = None
     """The interpreter for the code in sandboxes, which must have IPython; by default the one that runs Greenroom."""
     packages: OptionPackages = Packages()
-    """Packages in addition to those of the interpreter: requirements in pip's form, paths of requirements files, or for
-    NodeLTS the path of a package-lock.json. They are installed when the first pool with them opens."""
+    """Packages in addition to those of the interpreter: requirements in pip's form, paths of requirements files or
+    wheels, or for NodeLTS the path of a package-lock.json. They are installed when the first pool with them opens."""
 
     fork: bool = True
     """Whether Python sandboxes are forked from a template, a process that has already loaded the interpreter and the
     preloaded modules. Forks start fast and share that memory, but also the address layout and Python's hash secret.
-    Without this option, or with `packages`, each sandbox is started from scratch."""
+    With `fork=off`, or with `packages`, each sandbox is started from scratch."""
 
 
 def _make(options: BubblewrapOptions) -> Engine:

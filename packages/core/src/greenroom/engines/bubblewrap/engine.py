@@ -74,7 +74,9 @@ _PROBE = f"import sys; sys.path.insert(0, {RUNNER_HOME!r}); from greenroom_runne
 
 _NOT_ALLOWED = ("amespace", "setting up uid map", "RTM_NEWADDR", "mount proc", "cannot become the user")
 """Text that bubblewrap prints if the kernel, or the container around it, does not allow its operations."""
-_OPTIONS_OF_DOCKER = "--security-opt seccomp=unconfined --security-opt systempaths=unconfined"
+_OPTIONS_OF_DOCKER = (
+    "--security-opt seccomp=unconfined --security-opt systempaths=unconfined --security-opt apparmor=unconfined"
+)
 
 _NO_PACKAGES = Packages()
 _NOTHING: Mapping[str, Path] = {}
