@@ -58,7 +58,7 @@ def problem_of(error: greenroom.GreenroomError) -> Problem:
             message = "The session has ended; its variables and files are lost. Whether the code completed is unknown."
             return Problem(503, "session_lost", message)
         case _:
-            log.error("The sandboxes do not respond.", exc_info=error)
+            log.error("The sandboxes do not respond: %s", error)
             message = (
                 "The sandboxes do not respond. Code may have run; the same Idempotency-Key runs it once, however often "
                 "the request is sent."
