@@ -22,10 +22,10 @@ class OpenFile(NamedTuple):
 
 
 def left_open(known: Collection[int]) -> tuple[list[OpenFile], list[str]]:
-    """Return the open files of this process that forks can open again, and the names of the others.
+    """Return the open files of this process that forks can reopen, and the names of all others.
 
     Args:
-        known: descriptors that are not meant.
+        known: descriptors to leave out.
     """
     files: list[OpenFile] = []
     others: list[str] = []
