@@ -65,7 +65,8 @@ UNREACHABLE = Unreachable("no route to host")
         ("https://exa\x7fmple.com/", "must have a valid host"),
         ("https://xn--.example/", "must have a valid host"),
         (f"{ENDPOINT}?api_version=2020-01-01", "The option api_version must be one of .*, not '2020-01-01'"),
-        (f"{ENDPOINT}?memory=1Gi", "Unknown option 'memory'"),
+        (f"{ENDPOINT}?memroy=1Gi", "Unknown option 'memroy'"),
+        (f"{ENDPOINT}?memory=1Gi&cpu=2", "These options must be set where the pool is created, .*: cpu, memory"),
     ],
 )
 def test_an_invalid_endpoint_is_refused(url: str, reason: str) -> None:

@@ -307,6 +307,11 @@ async def _remote(endpoint: str, options: Mapping[str, Any]) -> Backend:
     from greenroom.azure.discovery import find  # noqa: PLC0415
     from greenroom.azure.settings import AzureSettings  # noqa: PLC0415
 
+    if found := sorted((options.keys() & PoolSettings.model_fields.keys()).difference(AzureSettings.model_fields)):
+        raise InvalidRequest(
+            "These options must be set where the pool is created, in Azure or on a server, not when it is opened: "
+            f"{', '.join(found)}."
+        )
     names = [name for name in AzureSettings.model_fields if name not in {"credential", "ssl_context"}]
     settings = AzureSettings.parse({**sources.from_environment(names), **options})
     return remote_pool(*await find(endpoint, settings, options.keys()))
