@@ -361,16 +361,17 @@ def test_nothing_is_left_of_sessions_or_of_a_pool() -> None:
         with pool.session() as session:
             session.execute("1")
         while_open = _kept()
-        (template,) = templates() - others
-        descriptors = {*Path(f"/proc/{template}/fd").iterdir()}
         for _ in range(5):
             with ExitStack() as stack:
                 for _ in range(4):
                     stack.enter_context(pool.session()).execute("1").raise_for_error()
         assert within(30, lambda: _kept() == while_open), (_kept(), while_open)
+        (template,) = templates() - others
         sandboxes = Path(f"/proc/{template}/task/{template}/children").read_text().split()
         assert sandboxes == []
-        assert {*Path(f"/proc/{template}/fd").iterdir()} == descriptors
+        names = [str(descriptor.readlink()) for descriptor in Path(f"/proc/{template}/fd").iterdir()]
+        own = [name for name in names if "/libffi.so" not in name]  # which some versions of libffi keep open
+        assert len(own) == 5  # the standard streams, its socket, its namespace
     assert within(30, lambda: _kept() == before), (_kept(), before)
     assert templates() == others
 
